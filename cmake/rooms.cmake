@@ -1,0 +1,26 @@
+# A room is one folder of the tree and one static library: dattn_core, dattn_layers, ... (see docs/design.md).
+
+add_library(dattn_flags INTERFACE)
+target_compile_options(dattn_flags INTERFACE -Wall -Wextra -Wshadow $<$<BOOL:${DATTN_WERROR}>:-Werror>)
+# Instruction sets compiled for x86-64: SSE2, AVX2 and AVX-512. The two between SSE2 and AVX2 are left to SSE2.
+target_compile_definitions(dattn_flags INTERFACE "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4)")
+if(DATTN_SANITIZE)
+  target_compile_options(dattn_flags INTERFACE -fsanitize=${DATTN_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(dattn_flags INTERFACE -fsanitize=${DATTN_SANITIZE})
+endif()
+
+function(dattn_room name)
+  cmake_parse_arguments(ROOM "" "" "DEPENDS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${name}/*.cpp)
+  add_library(dattn_${name} STATIC ${sources})
+  add_library(dattn::${name} ALIAS dattn_${name})
+  target_include_directories(dattn_${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:include/dattn>)
+  target_compile_features(dattn_${name} PUBLIC cxx_std_20)
+  target_link_libraries(dattn_${name} PUBLIC ${ROOM_DEPENDS} PRIVATE $<BUILD_INTERFACE:dattn_flags>)
+endfunction()
+
+# One program from one source file, in build/*/bin.
+function(dattn_program name source)
+  add_executable(${name} ${source})
+  target_link_libraries(${name} PRIVATE ${ARGN} dattn_flags)
+endfunction()

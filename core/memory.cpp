@@ -1,0 +1,170 @@
+// The caching pool: one intrusive free list for each size class.
+#include "core/memory.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <new>
+
+#include "core/error.h"
+
+namespace dattn {
+
+namespace {
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kCaching = false;
+#else
+constexpr bool kCaching = true;
+#endif
+
+constexpr int kSteps = 8;                           // classes to a power of two
+constexpr int kClasses = 64 * kSteps;
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+
+// Class c holds blocks of class_bytes(c): 64, then eight sizes between each power of two and the next.
+int class_of(std::size_t bytes) {
+  if (bytes <= kAlignment * kSteps) return static_cast<int>((bytes + kAlignment - 1) / kAlignment);
+  const int power = std::bit_width(bytes - 1) - 1;  // 2^power < bytes <= 2^(power+1)
+  const std::size_t step = std::size_t{1} << (power - 3);
+  const auto eighth = static_cast<int>((bytes - (std::size_t{1} << power) + step - 1) / step);
+  return kSteps + (power - 9) * kSteps + eighth;
+}
+
+std::size_t class_bytes(int c) {
+  if (c <= kSteps) return kAlignment * static_cast<std::size_t>(c < 1 ? 1 : c);
+  const int power = 9 + (c - kSteps - 1) / kSteps;
+  const int eighth = (c - kSteps - 1) % kSteps + 1;
+  return (std::size_t{1} << power) + static_cast<std::size_t>(eighth) * (std::size_t{1} << (power - 3));
+}
+
+struct FreeBlock {
+  FreeBlock* next;
+};
+
+struct CachingPool {
+  std::mutex mutex;
+  std::array<FreeBlock*, kClasses> free{};
+  PoolStatistics statistics;
+};
+
+// Never destroyed: tensors with static lifetime may outlive every other static.
+CachingPool& the_pool() {
+  static auto* p = new CachingPool;
+  return *p;
+}
+
+void* from_system(std::size_t bytes) {
+  const bool huge = bytes >= 2 * kHugePage;
+  void* block = nullptr;
+  if (posix_memalign(&block, huge ? kHugePage : kAlignment, bytes) != 0) return nullptr;
+  if (huge) madvise(block, bytes, MADV_HUGEPAGE);
+  return block;
+}
+
+}  // namespace
+
+namespace pool {
+
+void* allocate(std::size_t bytes) {
+  check(bytes <= std::size_t{1} << 46, "memory: a block of {} bytes was asked for, which no machine has", bytes);
+  const int c = class_of(bytes);
+  const std::size_t size = class_bytes(c);
+  auto& p = the_pool();
+  std::unique_lock lock(p.mutex);
+  void* block = p.free[c];
+  if (block) {
+    p.free[c] = p.free[c]->next;
+    p.statistics.cached -= size;
+  } else {
+    block = from_system(size);
+    if (!block) {
+      lock.unlock();
+      trim();
+      lock.lock();
+      block = from_system(size);
+    }
+    check(block, "memory: the system has no {} bytes more ({} are in use)\nhint: try a smaller batch size", size,
+          p.statistics.in_use);
+    ++p.statistics.system_requests;
+  }
+  p.statistics.in_use += size;
+  p.statistics.peak_in_use = std::max(p.statistics.peak_in_use, p.statistics.in_use);
+  return block;
+}
+
+void release(void* block, std::size_t bytes) noexcept {
+  if (!block) return;
+  const int c = class_of(bytes);
+  auto& p = the_pool();
+  std::scoped_lock lock(p.mutex);
+  p.statistics.in_use -= class_bytes(c);
+  if constexpr (kCaching) {
+    p.free[c] = new (block) FreeBlock{p.free[c]};
+    p.statistics.cached += class_bytes(c);
+  } else {
+    std::free(block);
+  }
+}
+
+PoolStatistics statistics() {
+  auto& p = the_pool();
+  std::scoped_lock lock(p.mutex);
+  return p.statistics;
+}
+
+void reset_peak() {
+  auto& p = the_pool();
+  std::scoped_lock lock(p.mutex);
+  p.statistics.peak_in_use = p.statistics.in_use;
+}
+
+void trim() {
+  auto& p = the_pool();
+  std::scoped_lock lock(p.mutex);
+  for (FreeBlock*& first : p.free) {
+    while (first) {
+      FreeBlock* next = first->next;
+      std::free(first);
+      first = next;
+    }
+  }
+  p.statistics.cached = 0;
+}
+
+}  // namespace pool
+
+DeviceMemory cuda_memory;
+
+Storage::Storage(std::size_t bytes, Device device) : data_(nullptr), bytes_(bytes), device_(device) {
+  if (device == Device::cpu) {
+    data_ = static_cast<std::byte*>(pool::allocate(bytes));
+  } else {
+    check(cuda_memory.allocate, "memory: this build has no {} device\nhint: build with nvcc present, or use the cpu",
+          name(device));
+    data_ = static_cast<std::byte*>(cuda_memory.allocate(bytes));
+  }
+}
+
+Storage::~Storage() {
+  if (device_ == Device::cpu) {
+    pool::release(data_, bytes_);
+  } else {
+    cuda_memory.release(data_, bytes_);
+  }
+}
+
+void copy_bytes(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes) {
+  if (to_device == Device::cpu && from_device == Device::cpu) {
+    if (bytes) std::memcpy(to, from, bytes);
+  } else {
+    cuda_memory.copy(to, to_device, from, from_device, bytes);
+  }
+}
+
+}  // namespace dattn

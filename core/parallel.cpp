@@ -1,0 +1,149 @@
+// The thread pool. Workers wait on a generation counter, take tiles by an atomic index, and report back by a countdown.
+#include "core/parallel.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+
+namespace dattn {
+
+namespace {
+
+thread_local bool inside_tile = false;
+
+// Tells the processor that this is a waiting loop.
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+int processors() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads) {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+  }
+
+  ~ThreadPool() {
+    {
+      std::scoped_lock lock(mutex_);
+      stopping_ = true;
+      generation_.fetch_add(1, std::memory_order_release);
+    }
+    start_.notify_all();
+    for (auto& worker : workers_) worker.join();
+  }
+
+  int size() const { return static_cast<int>(workers_.size()) + 1; }
+
+  void run(std::int64_t count, std::int64_t tile, detail::TileFunction function, void* context) {
+    std::scoped_lock one_loop_at_a_time(loop_mutex_);
+    count_ = count, tile_ = tile, function_ = function, context_ = context;
+    next_.store(0, std::memory_order_relaxed);
+    running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+    {
+      std::scoped_lock lock(mutex_);
+      generation_.fetch_add(1, std::memory_order_release);
+    }
+    start_.notify_all();
+    take_tiles();
+    wait_for_workers();
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+  }
+
+ private:
+  static constexpr int kSpins = 2000;  // some microseconds: the gap between two loops of one step
+
+  void work() {
+    std::uint64_t seen = 0;
+    while (true) {
+      for (int i = 0; i < kSpins && generation_.load(std::memory_order_acquire) == seen; ++i) relax();
+      if (generation_.load(std::memory_order_acquire) == seen) {
+        std::unique_lock lock(mutex_);
+        start_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
+      }
+      seen = generation_.load(std::memory_order_acquire);
+      if (stopping_) return;
+      take_tiles();
+      if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        std::scoped_lock lock(mutex_);
+        done_.notify_one();
+      }
+    }
+  }
+
+  void take_tiles() {
+    inside_tile = true;
+    try {
+      for (std::int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) * tile_ < count_;) {
+        function_(context_, i * tile_, std::min(count_, (i + 1) * tile_));
+      }
+    } catch (...) {
+      next_.store(count_, std::memory_order_relaxed);  // the other tiles are not needed any more
+      std::scoped_lock lock(mutex_);
+      if (!error_) error_ = std::current_exception();
+    }
+    inside_tile = false;
+  }
+
+  void wait_for_workers() {
+    for (int i = 0; i < kSpins && running_.load(std::memory_order_acquire) > 0; ++i) relax();
+    std::unique_lock lock(mutex_);
+    done_.wait(lock, [&] { return running_.load(std::memory_order_acquire) == 0; });
+  }
+
+  std::vector<std::thread> workers_;
+  std::mutex loop_mutex_, mutex_;
+  std::condition_variable start_, done_;
+  std::atomic<std::uint64_t> generation_{0};
+  std::atomic<std::int64_t> next_{0};
+  std::atomic<int> running_{0};
+  std::exception_ptr error_;
+  std::int64_t count_ = 0, tile_ = 1;
+  detail::TileFunction function_ = nullptr;
+  void* context_ = nullptr;
+  bool stopping_ = false;
+};
+
+std::unique_ptr<ThreadPool>& the_threads() {
+  static auto threads = std::make_unique<ThreadPool>(processors());
+  return threads;
+}
+
+}  // namespace
+
+int thread_count() { return the_threads()->size(); }
+
+void set_thread_count(int threads) {
+  check(threads >= 1, "threads: expected at least 1, got {}", threads);
+  check(!inside_tile, "threads: the number cannot change inside a parallel loop");
+  if (threads != thread_count()) the_threads() = std::make_unique<ThreadPool>(threads);
+}
+
+void detail::run_tiles(std::int64_t count, std::int64_t tile, TileFunction function, void* context) {
+  check(tile >= 1, "parallel_for: expected a tile of at least 1, got {}", tile);
+  const bool alone = inside_tile || tile_count(count, tile) <= 1 || thread_count() == 1;
+  if (!alone) return the_threads()->run(count, tile, function, context);
+  for (std::int64_t begin = 0; begin < count; begin += tile) function(context, begin, std::min(count, begin + tile));
+}
+
+}  // namespace dattn

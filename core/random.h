@@ -1,0 +1,41 @@
+// Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace dattn {
+
+/// What random numbers are drawn for. Part of the counter, so that two purposes never share a number.
+enum class Purpose : std::uint32_t { init = 1, dropout, drop_path, shuffle, translate, flip, cutout, mixup, synthetic, test };
+
+/// The four 32-bit words of one Philox block.
+std::array<std::uint32_t, 4> philox(std::uint64_t key, std::uint64_t counter_low, std::uint64_t counter_high);
+
+/// A stream of numbers fixed by (seed, step, purpose): number i of a stream is the same wherever and in whatever order it is
+/// drawn. A value type of four words; it holds no state but the place of next().
+class Random {
+ public:
+  /// `seed` is the key; `step` counts training steps, epochs or layers; `lane` tells apart equal uses (two dropout layers).
+  explicit Random(std::uint64_t seed, Purpose purpose, std::uint64_t step = 0, std::uint32_t lane = 0)
+      : seed_(seed), high_((step << 32) ^ (static_cast<std::uint64_t>(purpose) << 24) ^ lane) {}
+
+  std::uint32_t bits(std::uint64_t i) const { return philox(seed_, i / 4, high_)[i % 4]; }
+  /// In [0, 1), a multiple of 2^-24, exact in float.
+  float uniform(std::uint64_t i) const { return static_cast<float>(bits(i) >> 8) * 0x1p-24f; }
+  /// In 0 .. n-1 (n up to 2^32), without modulo bias worth naming (at most n / 2^32).
+  std::uint64_t below(std::uint64_t i, std::uint64_t n) const { return (bits(i) * n) >> 32; }
+  /// Standard normal (Box-Muller on numbers 2i and 2i+1).
+  double normal(std::uint64_t i) const;
+
+  // The same numbers one after the other.
+  std::uint32_t next_bits() { return bits(place_++); }
+  float next_uniform() { return uniform(place_++); }
+  std::uint64_t next_below(std::uint64_t n) { return below(place_++, n); }
+  double next_normal() { return normal(place_++); }
+
+ private:
+  std::uint64_t seed_, high_, place_ = 0;
+};
+
+}  // namespace dattn

@@ -1,0 +1,30 @@
+// The gradient checker: analytic gradients in float64 against central differences of <f(x), r>.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "op_cases.h"
+
+namespace dattn::test {
+
+/// Results and gradients of one forward and backward pass: `y`, then the gradient of every float input and trainable parameter.
+struct OpResults {
+  Tensor y;
+  std::vector<NamedBuffer> gradients;
+};
+
+/// The gradient fed to the output: normal numbers (never ones), the same for every type.
+Tensor output_gradient(const Tensor& y);
+
+/// Runs a case forward and backward in the type it is in now; parameters' gradients are zeroed first unless `keep`.
+OpResults run(OpInstance& instance, bool keep_parameter_gradients = false);
+
+/// The case with inputs, parameters and buffers rounded to float32.
+void to_float32(OpInstance& instance);
+
+/// Checks every element of every gradient: |analytic - numeric| <= 1e-6 |numeric| + 1e-8. Returns the first failure, such as
+/// `conv2d: d(weight)[0,1,2] analytic 0.12345 numeric 0.12330 rel 1.2e-03 > 1e-06`, or nothing.
+std::optional<std::string> gradcheck(const OpCase& op_case);
+
+}  // namespace dattn::test
