@@ -20,8 +20,10 @@ Tensor output_gradient(const Tensor& y);
 /// Runs a case forward and backward in the type it is in now; parameters' gradients are zeroed first unless `keep`.
 OpResults run(OpInstance& instance, bool keep_parameter_gradients = false);
 
-/// The case with inputs, parameters and buffers rounded to float32.
+/// Converts inputs, parameters and buffers to float32.
 void to_float32(OpInstance& instance);
+/// Rounds them to float32 and keeps float64: the reference of what float32 computes on the same numbers.
+void round_to_float32(OpInstance& instance);
 
 /// Checks every element of every gradient: |analytic - numeric| <= 1e-6 |numeric| + 1e-8. Returns the first failure, such as
 /// `conv2d: d(weight)[0,1,2] analytic 0.12345 numeric 0.12330 rel 1.2e-03 > 1e-06`, or nothing.

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <functional>
+#include <memory>
+#include <ostream>
 #include <span>
 #include <string>
 #include <vector>
@@ -61,5 +63,7 @@ OpInstance module_instance(M module, std::vector<OpInstance::Input> inputs, Call
 std::vector<OpCase> basic_cases();
 
 std::vector<OpCase> op_cases();
+
+void PrintTo(const OpCase& op_case, std::ostream* out);  ///< the name, in test listings
 
 }  // namespace dattn::test
