@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "core/tensor.h"
 
@@ -47,6 +48,12 @@ class Parameter {
     bool trainable;
   };
   std::shared_ptr<State> state_;
+};
+
+/// A parameter with its path in the model, `group1.conv1.weight`.
+struct NamedParameter {
+  std::string name;
+  Parameter parameter;
 };
 
 }  // namespace dattn

@@ -57,11 +57,7 @@ class Visitor {
   std::string prefix_;
 };
 
-/// A parameter or buffer with its path.
-struct NamedParameter {
-  std::string name;
-  Parameter parameter;
-};
+/// A buffer with its path.
 struct NamedBuffer {
   std::string name;
   Tensor buffer;  ///< shares the module's elements
