@@ -99,6 +99,12 @@ class Tensor {
   Dtype dtype_ = Dtype::float32;
 };
 
+/// A tensor with the name that files hold it under.
+struct NamedTensor {
+  std::string name;
+  Tensor tensor;
+};
+
 /// "x [8,32,32,3] float32", for error messages.
 std::string describe(const char* label, const Tensor& x);
 
