@@ -12,7 +12,7 @@ const char* name(Role role) {
 }
 }  // namespace
 
-std::string summary(const std::vector<NamedParameter>& parameters, const std::vector<NamedBuffer>& buffers) {
+std::string summary(const std::vector<NamedParameter>& parameters, const std::vector<NamedTensor>& buffers) {
   std::size_t width = 5;
   for (const auto& p : parameters) width = std::max(width, p.name.size());
   for (const auto& b : buffers) width = std::max(width, b.name.size());

@@ -58,15 +58,10 @@ class Visitor {
 };
 
 /// A buffer with its path.
-struct NamedBuffer {
-  std::string name;
-  Tensor buffer;  ///< shares the module's elements
-};
-
 namespace detail {
 struct Collect : Visitor {
   std::vector<NamedParameter> parameters;
-  std::vector<NamedBuffer> buffers;
+  std::vector<NamedTensor> buffers;
   void parameter(const std::string& path, Parameter& p) override { parameters.push_back({path, p}); }
   void buffer(const std::string& path, Tensor& b) override { buffers.push_back({path, b}); }
 };
@@ -95,7 +90,7 @@ std::vector<NamedParameter> parameters(M& module) {
 
 /// All buffers, in visiting order.
 template <Module M>
-std::vector<NamedBuffer> buffers(M& module) {
+std::vector<NamedTensor> buffers(M& module) {
   detail::Collect collect;
   module.visit(collect);
   return std::move(collect.buffers);
@@ -129,6 +124,6 @@ std::int64_t parameter_count(M& module) {
 }
 
 /// A table of every parameter and buffer: path, shape, role, elements; and the total.
-std::string summary(const std::vector<NamedParameter>& parameters, const std::vector<NamedBuffer>& buffers);
+std::string summary(const std::vector<NamedParameter>& parameters, const std::vector<NamedTensor>& buffers);
 
 }  // namespace dattn

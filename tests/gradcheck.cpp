@@ -115,11 +115,11 @@ std::optional<std::string> gradcheck(const OpCase& op_case) {
   std::size_t g = 0;
   for (const auto& input : instance.inputs) {
     if (!differentiable(input.value)) continue;
-    if (auto failure = check_tensor(op_case, instance, r, input.name, input.value, analytic.gradients[g++].buffer)) return failure;
+    if (auto failure = check_tensor(op_case, instance, r, input.name, input.value, analytic.gradients[g++].tensor)) return failure;
   }
   for (const auto& [name, p] : instance.parameters) {
     if (!p.trainable()) continue;
-    if (auto failure = check_tensor(op_case, instance, r, name, p.value(), analytic.gradients[g++].buffer)) return failure;
+    if (auto failure = check_tensor(op_case, instance, r, name, p.value(), analytic.gradients[g++].tensor)) return failure;
   }
   return std::nullopt;
 }

@@ -11,7 +11,7 @@ namespace dattn::test {
 /// Results and gradients of one forward and backward pass: `y`, then the gradient of every float input and trainable parameter.
 struct OpResults {
   Tensor y;
-  std::vector<NamedBuffer> gradients;
+  std::vector<NamedTensor> gradients;
 };
 
 /// The gradient fed to the output: normal numbers (never ones), the same for every type.

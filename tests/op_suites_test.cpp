@@ -55,7 +55,7 @@ TEST_P(Float, IsCloseToDouble) {
   for (std::size_t i = 0; i < expected.gradients.size(); ++i) {
     const auto& [name, g] = expected.gradients[i];
     const double scale = std::max(largest(g), 1e-3 * largest_gradient);
-    EXPECT_LE(distance(got.gradients[i].buffer, g), unit * scale) << GetParam().name << ": d(" << name << ")";
+    EXPECT_LE(distance(got.gradients[i].tensor, g), unit * scale) << GetParam().name << ": d(" << name << ")";
   }
 }
 
@@ -70,7 +70,7 @@ TEST_P(Repeat, SameBitsAgainAndWithOtherThreads) {
     if (!first.y) first = now;
     EXPECT_TRUE(same_bits(now.y, first.y)) << GetParam().name << ": y with " << count << " threads";
     for (std::size_t i = 0; i < first.gradients.size(); ++i) {
-      EXPECT_TRUE(same_bits(now.gradients[i].buffer, first.gradients[i].buffer))
+      EXPECT_TRUE(same_bits(now.gradients[i].tensor, first.gradients[i].tensor))
           << GetParam().name << ": d(" << first.gradients[i].name << ") with " << count << " threads";
     }
   }
@@ -86,7 +86,7 @@ TEST_P(Accumulate, ParametersAddAndActivationsDoNot) {
         instance.parameters.begin(), instance.parameters.end(), [](const auto& p) { return p.parameter.trainable(); }));
     Tensor expected = g.clone();
     for (std::int64_t e = 0; e < g.elements(); ++e) expected.data<double>()[e] *= is_parameter ? 2 : 1;
-    EXPECT_LE(distance(twice.gradients[i].buffer, expected), 1e-12 * largest(expected)) << GetParam().name << ": d(" << name << ")";
+    EXPECT_LE(distance(twice.gradients[i].tensor, expected), 1e-12 * largest(expected)) << GetParam().name << ": d(" << name << ")";
   }
 }
 
