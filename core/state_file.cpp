@@ -326,7 +326,7 @@ class PartialFile {
 
 // --- writing ---
 
-using Item = NamedTensors::const_iterator;
+using Item = TensorMap::const_iterator;
 
 std::string json_string(const std::string& path, const std::string& text) {
   try {
@@ -389,7 +389,7 @@ StateFile read_state_file(const std::string& path) {
       });
 }
 
-void write_state_file(const std::string& path, const NamedTensors& tensors, const Metadata& metadata) {
+void write_state_file(const std::string& path, const TensorMap& tensors, const Metadata& metadata) {
   std::vector<Item> items;
   std::size_t bytes = 0;
   for (Item item = tensors.begin(); item != tensors.end(); ++item) {

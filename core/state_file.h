@@ -10,13 +10,13 @@
 
 namespace dattn {
 
-using NamedTensors = std::map<std::string, Tensor>;
+using TensorMap = std::map<std::string, Tensor>;
 using Metadata = std::map<std::string, std::string>;
 
 /// A file's contents. The file is 8 bytes of header length, a JSON header and the elements, little-endian:
 /// https://huggingface.co/docs/safetensors
 struct StateFile {
-  NamedTensors tensors;
+  TensorMap tensors;
   Metadata metadata;
 };
 
@@ -32,7 +32,7 @@ StateFile read_state_bytes(std::span<const std::byte> bytes, const std::string& 
 /// Writes a file, byte for byte as Python's package does: tensors by falling alignment of their type, then by name. The
 /// file appears at once and whole: it is written beside `path` as `path.partial-*`, synced and renamed. On Error (no
 /// space, no permission, a name that is not UTF-8) what was at `path` is still there and the partial file is gone.
-void write_state_file(const std::string& path, const NamedTensors& tensors, const Metadata& metadata = {});
+void write_state_file(const std::string& path, const TensorMap& tensors, const Metadata& metadata = {});
 
 /// Removes the partial files that killed writers of `path` left beside it. For a program that is the only writer of
 /// `path`.
