@@ -1,0 +1,215 @@
+// CPU kernels of bilinear sampling.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "layers/grid_sample_cpu.cpp"
+#include "hwy/foreach_target.h"
+//
+#include <algorithm>
+#include <cmath>
+
+#include "core/parallel.h"
+#include "core/simd.h"
+#include "layers/grid_sample.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace dattn::HWY_NAMESPACE {
+
+constexpr std::int64_t kPointTile = 64;  // points a tile
+
+// A coordinate in pixels, and its derivative by the coordinate on [-1, 1].
+template <typename T>
+struct Place {
+  T at, slope;
+
+  Place(T point, std::int64_t size, const GridSampleOptions& options) {
+    const T n = static_cast<T>(size);
+    at = options.align_corners ? (point + 1) / 2 * (n - 1) : ((point + 1) * n - 1) / 2;
+    slope = (options.align_corners ? n - 1 : n) / 2;
+    if (options.padding == Padding::border && (at <= 0 || at >= n - 1)) {
+      at = at <= 0 ? T(0) : n - 1;
+      slope = 0;
+    }
+  }
+};
+
+// The pixels around a point that lie in the image (at most four), their weights, and the derivatives of those by the
+// point.
+template <typename T>
+struct Corners {
+  int count = 0;
+  std::int64_t pixel[4];
+  T weight[4], by_y[4], by_x[4];
+
+  Corners(const T* point, std::int64_t height, std::int64_t width, const GridSampleOptions& options) {
+    const bool xy = options.order == PointOrder::xy;
+    const Place<T> y(point[xy ? 1 : 0], height, options), x(point[xy ? 0 : 1], width, options);
+    if (!(y.at >= -1 && y.at < static_cast<T>(height) && x.at >= -1 && x.at < static_cast<T>(width))) {
+      const T sum = y.at + x.at;
+      if (std::isnan(sum)) add(0, sum, sum, sum);
+      return;
+    }
+    const T y0 = std::floor(y.at), x0 = std::floor(x.at), fy = y.at - y0, fx = x.at - x0;
+    const auto row = static_cast<std::int64_t>(y0), column = static_cast<std::int64_t>(x0);
+    const bool up = row >= 0, down = row + 1 < height, left = column >= 0, right = column + 1 < width;
+    const std::int64_t first = row * width + column;
+    if (up && left) add(first, (1 - fy) * (1 - fx), -(1 - fx) * y.slope, -(1 - fy) * x.slope);
+    if (up && right) add(first + 1, (1 - fy) * fx, -fx * y.slope, (1 - fy) * x.slope);
+    if (down && left) add(first + width, fy * (1 - fx), (1 - fx) * y.slope, -fy * x.slope);
+    if (down && right) add(first + width + 1, fy * fx, fx * y.slope, fy * x.slope);
+  }
+
+ private:
+  void add(std::int64_t at, T w, T wy, T wx) {
+    pixel[count] = at, weight[count] = w, by_y[count] = wy, by_x[count] = wx;
+    ++count;
+  }
+};
+
+// Sizes and points that the three loops share.
+template <typename T>
+struct Samples {
+  std::int64_t images, height, width, channels, count, groups, group_channels;
+  const T* points;  // [N, K, G, 2]
+  GridSampleOptions options;
+
+  Samples(const Tensor& x, const Tensor& p, const GridSampleOptions& o)
+      : images(x.size(0)),
+        height(x.size(1)),
+        width(x.size(2)),
+        channels(x.size(3)),
+        count(p.size(1)),
+        groups(p.size(2)),
+        group_channels(channels / groups),
+        points(p.data<T>()),
+        options(o) {}
+
+  Corners<T> corners(std::int64_t n, std::int64_t sample, std::int64_t group) const {
+    return Corners<T>(points + ((n * count + sample) * groups + group) * 2, height, width, options);
+  }
+  // Offset of a group's channels of one pixel, and of one sample.
+  std::int64_t pixel(std::int64_t n, std::int64_t at, std::int64_t group) const {
+    return (n * height * width + at) * channels + group * group_channels;
+  }
+  std::int64_t sample(std::int64_t n, std::int64_t at, std::int64_t group) const {
+    return (n * count + at) * channels + group * group_channels;
+  }
+};
+
+// y = the weighted sum of the corners' rows of n channels; `x` is the first pixel's, pixels are `step` elements apart.
+template <typename T>
+HWY_INLINE void blend(const Corners<T>& corners, std::int64_t n, const T* x, std::int64_t step, T* y) {
+  const T* row[4];
+  for (int i = 0; i < corners.count; ++i) row[i] = x + corners.pixel[i] * step;
+  const T* w = corners.weight;
+  if (corners.count == 4) {
+    for_lanes<T>(n, [&](auto d, std::int64_t c) HWY_ATTR {
+      const auto upper =
+          hn::MulAdd(hn::Set(d, w[1]), hn::LoadU(d, row[1] + c), hn::Mul(hn::Set(d, w[0]), hn::LoadU(d, row[0] + c)));
+      const auto lower =
+          hn::MulAdd(hn::Set(d, w[3]), hn::LoadU(d, row[3] + c), hn::Mul(hn::Set(d, w[2]), hn::LoadU(d, row[2] + c)));
+      hn::StoreU(hn::Add(upper, lower), d, y + c);
+    });
+  } else {
+    std::fill_n(y, n, T(0));
+    for (int i = 0; i < corners.count; ++i) axpy(n, w[i], row[i], y);
+  }
+}
+
+void GridSampleForward(const Tensor& x, const Tensor& points, const GridSampleOptions& options, Tensor& y) {
+  dispatch_float("grid_sample", x.dtype(), [&]<typename T>() HWY_ATTR {
+    const Samples<T> s(x, points, options);
+    const T* px = x.data<T>();
+    T* py = y.data<T>();
+    parallel_for(s.images * s.count, kPointTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const std::int64_t n = i / s.count, k = i % s.count;
+        for (std::int64_t g = 0; g < s.groups; ++g) {
+          blend(s.corners(n, k, g), s.group_channels, px + s.pixel(n, 0, g), s.channels, py + s.sample(n, k, g));
+        }
+      }
+    });
+  });
+}
+
+// Samples of one group may meet in a pixel, so a task owns a band of rows of one image and group, and walks over all
+// samples.
+void GridSampleBackwardX(const Tensor& dy, const Tensor& points, const GridSampleOptions& options, Tensor& dx) {
+  constexpr std::int64_t kTasks = 16;  // few images are cut into bands to give about so many
+  dispatch_float("grid_sample", dx.dtype(), [&]<typename T>() HWY_ATTR {
+    const Samples<T> s(dx, points, options);
+    const T* pdy = dy.data<T>();
+    T* pdx = dx.data<T>();
+    const std::int64_t planes = s.images * s.groups;
+    if (planes == 0) return;
+    const std::int64_t bands = std::min(s.height, tile_count(kTasks, planes)), rows = tile_count(s.height, bands);
+    parallel_for(planes * bands, 1, [&](std::int64_t task, std::int64_t) HWY_ATTR {
+      const std::int64_t n = task / bands / s.groups, g = task / bands % s.groups, band = task % bands;
+      const std::int64_t begin = std::min(s.height, band * rows) * s.width;
+      const std::int64_t end = std::min(s.height, (band + 1) * rows) * s.width;
+      for (std::int64_t at = begin; at < end; ++at) std::fill_n(pdx + s.pixel(n, at, g), s.group_channels, T(0));
+      for (std::int64_t k = 0; k < s.count; ++k) {
+        const Corners<T> corners = s.corners(n, k, g);
+        for (int i = 0; i < corners.count; ++i) {
+          if (corners.pixel[i] < begin || corners.pixel[i] >= end) continue;
+          axpy(s.group_channels, corners.weight[i], pdy + s.sample(n, k, g), pdx + s.pixel(n, corners.pixel[i], g));
+        }
+      }
+    });
+  });
+}
+
+void GridSampleBackwardPoints(const Tensor& dy, const Tensor& x, const Tensor& points, const GridSampleOptions& options,
+                              Tensor& dpoints) {
+  dispatch_float("grid_sample", x.dtype(), [&]<typename T>() HWY_ATTR {
+    const Samples<T> s(x, points, options);
+    const T *pdy = dy.data<T>(), *px = x.data<T>();
+    T* dp = dpoints.data<T>();
+    const int x_at = options.order == PointOrder::xy ? 0 : 1;
+    parallel_for(s.images * s.count, kPointTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+      for (std::int64_t i = begin * s.groups; i < end * s.groups; ++i) {
+        const std::int64_t n = i / s.groups / s.count, k = i / s.groups % s.count, g = i % s.groups;
+        const Corners<T> corners = s.corners(n, k, g);
+        T sum_y = 0, sum_x = 0;
+        for (int a = 0; a < corners.count; ++a) {
+          const T product = dot(s.group_channels, pdy + s.sample(n, k, g), px + s.pixel(n, corners.pixel[a], g));
+          sum_y += corners.by_y[a] * product;
+          sum_x += corners.by_x[a] * product;
+        }
+        dp[2 * i + 1 - x_at] += sum_y;
+        dp[2 * i + x_at] += sum_x;
+      }
+    });
+  });
+}
+
+}  // namespace dattn::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace dattn {
+
+HWY_EXPORT(GridSampleForward);
+static void grid_sample_forward_cpu(const Tensor& x, const Tensor& points, const GridSampleOptions& options,
+                                    Tensor& y) {
+  HWY_DYNAMIC_DISPATCH(GridSampleForward)(x, points, options, y);
+}
+constinit Kernel<void(const Tensor&, const Tensor&, const GridSampleOptions&, Tensor&)> grid_sample_forward{
+    "grid_sample_forward", grid_sample_forward_cpu};
+
+HWY_EXPORT(GridSampleBackwardX);
+static void grid_sample_backward_x_cpu(const Tensor& dy, const Tensor& points, const GridSampleOptions& options,
+                                       Tensor& dx) {
+  HWY_DYNAMIC_DISPATCH(GridSampleBackwardX)(dy, points, options, dx);
+}
+constinit Kernel<void(const Tensor&, const Tensor&, const GridSampleOptions&, Tensor&)> grid_sample_backward_x{
+    "grid_sample_backward_x", grid_sample_backward_x_cpu};
+
+HWY_EXPORT(GridSampleBackwardPoints);
+static void grid_sample_backward_points_cpu(const Tensor& dy, const Tensor& x, const Tensor& points,
+                                            const GridSampleOptions& options, Tensor& dpoints) {
+  HWY_DYNAMIC_DISPATCH(GridSampleBackwardPoints)(dy, x, points, options, dpoints);
+}
+constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, const GridSampleOptions&, Tensor&)>
+    grid_sample_backward_points{"grid_sample_backward_points", grid_sample_backward_points_cpu};
+
+}  // namespace dattn
+#endif
