@@ -1,0 +1,143 @@
+// Convolution: checks, node and module. Its loops are in conv2d_cpu.cpp and depthwise_conv2d_cpu.cpp.
+#include "layers/conv2d.h"
+
+#include "layers/init.h"
+#include "layers/linear.h"
+
+namespace dattn {
+
+namespace {
+
+struct Conv2dNode : Node {
+  Tensor x;  // only where the filters are trained
+  Parameter weight, bias;
+  Conv2dOptions options;
+  Shape x_shape;
+  bool depthwise = false;
+
+  const char* name() const override { return "conv2d"; }
+  void backward(const Tensor& dy) override {
+    if (needs(0)) {
+      Tensor dx = Tensor::empty(x_shape, dy.dtype(), dy.device());
+      (depthwise ? depthwise_conv2d_backward_data : conv2d_backward_data)(dy, weight.value(), options, dx);
+      give(0, std::move(dx));
+    }
+    if (weight.trainable()) {
+      (depthwise ? depthwise_conv2d_backward_filter : conv2d_backward_filter)(dy, x, options, weight.grad());
+    }
+    if (bias.trainable()) bias_backward(dy, bias.grad());
+  }
+};
+
+std::string shapes_of(const Tensor& x, const Tensor& w) { return fmt::format("(x {}, w {})", x.shape(), w.shape()); }
+
+void check_options(const Conv2dOptions& o) {
+  check(o.stride >= 1, "conv2d: stride must be at least 1, got {}", o.stride);
+  check(o.padding >= 0, "conv2d: padding must be at least 0, got {}", o.padding);
+  check(o.dilation >= 1, "conv2d: dilation must be at least 1, got {}", o.dilation);
+  check(o.groups >= 1, "conv2d: groups must be at least 1, got {}", o.groups);
+}
+
+void check_image_size(const Tensor& x, const Tensor& w, const Conv2dOptions& o) {
+  const std::int64_t span_h = o.dilation * (w.size(1) - 1) + 1, span_w = o.dilation * (w.size(2) - 1) + 1;
+  const std::int64_t H = x.size(1) + 2 * o.padding, W = x.size(2) + 2 * o.padding;
+  if (H < span_h || W < span_w) {
+    fail("conv2d: the kernel spans {}x{} pixels (dilation {}), the image with its padding of {} has {}x{} {}", span_h,
+         span_w, o.dilation, o.padding, H, W, shapes_of(x, w));
+  }
+}
+
+// What the plain and the shared convolution ask alike; `channels` of x go into one application of the filters.
+void check_conv2d(const Tensor& x, const Parameter& weight, const Parameter& bias, const Conv2dOptions& o,
+                  std::int64_t channels) {
+  const Tensor& w = weight.value();
+  if (channels % o.groups != 0 || w.size(0) % o.groups != 0) {
+    fail("conv2d: {} input and {} output channels cannot be split into {} groups {}", channels, w.size(0), o.groups,
+         shapes_of(x, w));
+  }
+  if (w.size(3) * o.groups != channels) {
+    fail("conv2d: weight expects {} input channels{}, input has {} {}", w.size(3) * o.groups,
+         o.groups > 1 ? fmt::format(" ({} groups of {})", o.groups, w.size(3)) : "", channels, shapes_of(x, w));
+  }
+  if (x.dtype() != w.dtype()) fail("conv2d: expected one type ({}, {})", describe("x", x), describe("w", w));
+  check_image_size(x, w, o);
+  if (!bias) return;
+  const Tensor& b = bias.value();
+  if (b.shape() != Shape{w.size(0)} || b.dtype() != w.dtype()) {
+    fail("conv2d: expected a bias of {} elements like the weight's, got {} {}", w.size(0), describe("b", b),
+         shapes_of(x, w));
+  }
+}
+
+void check_ranks(const Tensor& x, const Parameter& weight) {
+  check(x.defined() && weight.defined(), "conv2d: expected an input and a weight, got an undefined one");
+  const Tensor& w = weight.value();
+  if (x.rank() != 4 || w.rank() != 4) fail("conv2d: expected x [N,H,W,C] and w [O,Kh,Kw,C/groups] {}", shapes_of(x, w));
+  if (w.elements() == 0) fail("conv2d: the weight has no elements {}", shapes_of(x, w));
+}
+
+Tensor apply(const Tensor& x, const Parameter& weight, const Parameter& bias, const Conv2dOptions& options,
+             std::int64_t outputs, bool depthwise) {
+  const Tensor& w = weight.value();
+  Tensor y = Tensor::empty(
+      {x.size(0), conv2d_size(x.size(1), w.size(1), options), conv2d_size(x.size(2), w.size(2), options), outputs},
+      x.dtype(), x.device());  // y [N,Ho,Wo,O]
+  (depthwise ? depthwise_conv2d_forward : conv2d_forward)(x, w, bias ? bias.value() : Tensor(), options, y);
+  return record<Conv2dNode>(std::move(y), {x}, {weight, bias}, [&](Conv2dNode& node) {
+    if (weight.trainable()) node.x = x.detach();
+    node.weight = weight, node.bias = bias, node.options = options;
+    node.x_shape = x.shape(), node.depthwise = depthwise;
+  });
+}
+
+}  // namespace
+
+std::int64_t conv2d_size(std::int64_t size, std::int64_t kernel, const Conv2dOptions& o) {
+  return (size + 2 * o.padding - o.dilation * (kernel - 1) - 1) / o.stride + 1;
+}
+
+Tensor conv2d(const Tensor& x, const Parameter& weight, const Parameter& bias, const Conv2dOptions& options) {
+  check_options(options);
+  check_ranks(x, weight);
+  check_conv2d(x, weight, bias, options, x.size(3));
+  const std::int64_t C = x.size(3), O = weight.shape()[0];
+  return apply(x, weight, bias, options, O, options.groups == C && O == C && C > 1);
+}
+
+Tensor depthwise_conv2d_shared(const Tensor& x, const Parameter& weight, const Parameter& bias,
+                               const Conv2dOptions& options, std::int64_t groups) {
+  check_options(options);
+  check_ranks(x, weight);
+  const Tensor& w = weight.value();
+  const std::int64_t C = w.size(0);
+  if (w.size(3) != 1 || options.groups != C) {
+    fail("conv2d: a shared depthwise filter bank is w [C,Kh,Kw,1] with C groups, got {} groups {}", options.groups,
+         shapes_of(x, w));
+  }
+  if (groups < 1 || x.size(3) != groups * C) {
+    fail("conv2d: {} filters shared by {} groups expect {} input channels, input has {} {}", C, groups, groups * C,
+         x.size(3), shapes_of(x, w));
+  }
+  check_conv2d(x, weight, bias, options, C);
+  return apply(x, weight, bias, options, x.size(3), true);
+}
+
+Conv2d::Conv2d(std::int64_t in, std::int64_t out, std::int64_t kernel, const Conv2dOptions& o, bool with_bias,
+               Random& random)
+    : options(o) {
+  check_options(o);
+  check(in >= 1 && out >= 1 && kernel >= 1,
+        "conv2d: expected at least 1 input channel, 1 output channel and a kernel of 1, got {}, {} and {}", in, out,
+        kernel);
+  check(in % o.groups == 0 && out % o.groups == 0,
+        "conv2d: {} input and {} output channels cannot be split into {} groups", in, out, o.groups);
+  weight = Parameter(init::default_weight({out, kernel, kernel, in / o.groups}, random), Role::matrix);
+  if (with_bias) bias = Parameter(init::default_bias(weight.shape(), random), Role::vector);
+}
+
+void Conv2d::visit(Visitor& v) {
+  v("weight", weight);
+  v("bias", bias);
+}
+
+}  // namespace dattn

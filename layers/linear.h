@@ -1,0 +1,32 @@
+// Linear layer: y = x W^T + b over the last dimension.
+#pragma once
+
+#include "core/autograd.h"
+#include "core/kernel.h"
+#include "core/random.h"
+#include "layers/module.h"
+
+namespace dattn {
+
+/// x [..., in], weight [out, in], bias [out] or absent; gives [..., out].
+/// Backward: dx = dy W, dW += dy^T x, db += column sums of dy.
+Tensor linear(const Tensor& x, const Parameter& weight, const Parameter& bias = {});
+
+extern Kernel<void(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y)>
+    linear_forward;  ///< b may be undefined
+extern Kernel<void(const Tensor& dy, const Tensor& w, Tensor& dx)> linear_backward_data;
+extern Kernel<void(const Tensor& dy, const Tensor& x, Tensor& dw)> linear_backward_weight;  ///< adds to dw
+/// db [C] += sums over the rows of dy read as [rows, C].
+extern Kernel<void(const Tensor& dy, Tensor& db)> bias_backward;
+
+/// Starts like PyTorch's: weight and bias uniform in +-1/sqrt(in).
+struct Linear {
+  Parameter weight;  ///< [out, in]
+  Parameter bias;    ///< [out], or undefined
+
+  Linear(std::int64_t in, std::int64_t out, bool with_bias, Random& random);
+  Tensor operator()(const Tensor& x) const { return linear(x, weight, bias); }
+  void visit(Visitor& v);
+};
+
+}  // namespace dattn

@@ -1,0 +1,186 @@
+// Convolution and linear layer: forward against the defining sum, what backward leaves out, and errors by their text.
+#include "layers/conv2d.h"
+
+#include <gtest/gtest.h>
+
+#include "layers/linear.h"
+#include "op_cases.h"
+
+namespace dattn::test {
+namespace {
+
+std::string error_of(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+Parameter zeros(const Shape& shape, Role role = Role::matrix) { return Parameter(Tensor::zeros(shape), role); }
+
+// y[n,i,j,o] by its definition, in double.
+double convolved(const Tensor& x, const Tensor& w, const Conv2dOptions& o, std::int64_t n, std::int64_t i,
+                 std::int64_t j, std::int64_t out) {
+  const std::int64_t H = x.size(1), W = x.size(2), C = x.size(3), Kh = w.size(1), Kw = w.size(2), Cg = w.size(3);
+  const std::int64_t first = out / (w.size(0) / o.groups) * Cg;
+  double sum = 0;
+  for (std::int64_t kh = 0; kh < Kh; ++kh) {
+    for (std::int64_t kw = 0; kw < Kw; ++kw) {
+      const std::int64_t h = i * o.stride - o.padding + kh * o.dilation, v = j * o.stride - o.padding + kw * o.dilation;
+      if (h < 0 || h >= H || v < 0 || v >= W) continue;
+      for (std::int64_t c = 0; c < Cg; ++c) {
+        sum += w.at(((out * Kh + kh) * Kw + kw) * Cg + c) * x.at(((n * H + h) * W + v) * C + first + c);
+      }
+    }
+  }
+  return sum;
+}
+
+void expect_definition(const Shape& x_shape, const Shape& w_shape, const Conv2dOptions& o) {
+  const Tensor x = normal(x_shape, 1);
+  const Parameter w = normal_parameter(w_shape, 2), b = normal_parameter({w_shape[0]}, 3);
+  const Tensor y = conv2d(x, w, b, o);
+  ASSERT_EQ(y.shape(), (Shape{x_shape[0], conv2d_size(x_shape[1], w_shape[1], o),
+                              conv2d_size(x_shape[2], w_shape[2], o), w_shape[0]}));
+  std::int64_t place = 0;
+  for (std::int64_t n = 0; n < y.size(0); ++n) {
+    for (std::int64_t i = 0; i < y.size(1); ++i) {
+      for (std::int64_t j = 0; j < y.size(2); ++j) {
+        for (std::int64_t out = 0; out < y.size(3); ++out, ++place) {
+          ASSERT_NEAR(y.at(place), convolved(x, w.value(), o, n, i, j, out) + b.value().at(out), 1e-11)
+              << "x " << x_shape.text() << " w " << w_shape.text() << " at " << n << "," << i << "," << j << "," << out;
+        }
+      }
+    }
+  }
+}
+
+TEST(Conv2d, IsItsDefinition) {
+  expect_definition({2, 5, 7, 3}, {4, 3, 3, 3}, {1, 1});
+  expect_definition({1, 9, 6, 4}, {6, 3, 2, 2}, {2, 3, 2, 2});
+  expect_definition({3, 4, 5, 6}, {5, 1, 1, 6}, {});
+  expect_definition({2, 5, 4, 6}, {5, 1, 1, 6}, {2, 1});
+  expect_definition({2, 6, 5, 21}, {21, 3, 3, 1}, {1, 1, 1, 21});
+  expect_definition({2, 7, 9, 5}, {5, 3, 2, 1}, {2, 2, 2, 5});
+  expect_definition({1, 17, 33, 24}, {40, 3, 3, 24}, {1, 1});
+  expect_definition({5, 7, 7, 33}, {65, 3, 3, 33}, {1, 1});
+  expect_definition({1, 33, 31, 3}, {24, 2, 2, 3}, {});
+}
+
+TEST(Conv2d, SharedDepthwiseIsTheDepthwiseOfItsGroups) {
+  const Tensor x = normal({2, 5, 4, 6}, 1);
+  const Parameter w = normal_parameter({2, 3, 3, 1}, 2), b = normal_parameter({2}, 3);
+  const Tensor y = depthwise_conv2d_shared(x, w, b, {1, 1, 1, 2}, 3);
+  for (std::int64_t g = 0; g < 3; ++g) {
+    Tensor group = Tensor::empty({2, 5, 4, 2}, Dtype::float64);
+    for (std::int64_t i = 0; i < group.elements(); ++i) group.data<double>()[i] = x.at(i / 2 * 6 + g * 2 + i % 2);
+    const Tensor expected = conv2d(group, w, b, {1, 1, 1, 2});
+    for (std::int64_t i = 0; i < expected.elements(); ++i)
+      EXPECT_DOUBLE_EQ(y.at(i / 2 * 6 + g * 2 + i % 2), expected.at(i));
+  }
+}
+
+TEST(Conv2d, FrozenFiltersGetNoGradient) {
+  const Tensor x = normal({1, 4, 4, 2}, 1);
+  const Parameter w(normal({3, 3, 3, 2}, 2), Role::frozen), b = normal_parameter({3}, 3);
+  const Tensor y = conv2d(x, w, b);
+  backward(y, Tensor::full(y.shape(), 1, Dtype::float64));
+  EXPECT_FALSE(w.grad().defined());
+  for (std::int64_t i = 0; i < 3; ++i) EXPECT_EQ(b.grad().at(i), 4.0);
+}
+
+TEST(Conv2d, AnEmptyBatchIsNoError) {
+  const Parameter w = zeros({4, 3, 3, 2}), d = zeros({2, 3, 3, 1});
+  Tensor x = Tensor::zeros({0, 5, 5, 2});
+  x.track();
+  for (const Tensor& y : {conv2d(x, w), conv2d(x, d, {}, {1, 1, 1, 2})}) {
+    EXPECT_EQ(y.size(0), 0);
+    backward(y, Tensor::like(y));
+  }
+  EXPECT_EQ(w.grad().at(0), 0.0);
+}
+
+TEST(Conv2d, Errors) {
+  const Tensor x = Tensor::zeros({8, 32, 32, 3});
+  const auto error = [&](const Shape& w, const Conv2dOptions& o) {
+    return error_of([&] { conv2d(x, zeros(w), {}, o); });
+  };
+  EXPECT_EQ(error({32, 3, 3, 16}, {}),
+            "conv2d: weight expects 16 input channels, input has 3 (x [8,32,32,3], w [32,3,3,16])");
+  EXPECT_EQ(error({32, 3, 3, 1}, {1, 0, 1, 2}),
+            "conv2d: 3 input and 32 output channels cannot be split into 2 groups (x [8,32,32,3], w [32,3,3,1])");
+  EXPECT_EQ(error({6, 3, 3, 3}, {1, 0, 1, 3}),
+            "conv2d: weight expects 9 input channels (3 groups of 3), input has 3 (x [8,32,32,3], w [6,3,3,3])");
+  EXPECT_EQ(error({6, 3, 3, 3}, {1, 2, 18}),
+            "conv2d: the kernel spans 37x37 pixels (dilation 18), the image with its padding of 2 has 36x36 "
+            "(x [8,32,32,3], w [6,3,3,3])");
+  EXPECT_EQ(error({6, 3, 3, 3}, {0}), "conv2d: stride must be at least 1, got 0");
+  EXPECT_EQ(error({6, 3, 3, 3}, {1, -1}), "conv2d: padding must be at least 0, got -1");
+  EXPECT_EQ(error({6, 3, 3, 3}, {1, 0, 0}), "conv2d: dilation must be at least 1, got 0");
+  EXPECT_EQ(error({6, 3, 3, 3}, {1, 0, 1, 0}), "conv2d: groups must be at least 1, got 0");
+  EXPECT_EQ(error({6, 3}, {}), "conv2d: expected x [N,H,W,C] and w [O,Kh,Kw,C/groups] (x [8,32,32,3], w [6,3])");
+  EXPECT_EQ(error({0, 3, 3, 3}, {}), "conv2d: the weight has no elements (x [8,32,32,3], w [0,3,3,3])");
+  EXPECT_EQ(error_of([&] {
+              conv2d(x, zeros({4, 3, 3, 3}), zeros({5}));
+            }),
+            "conv2d: expected a bias of 4 elements like the weight's, got b [5] float32 (x [8,32,32,3], w [4,3,3,3])");
+  EXPECT_EQ(error_of([&] {
+              conv2d(x.to(Dtype::float64), zeros({4, 3, 3, 3}));
+            }),
+            "conv2d: expected one type (x [8,32,32,3] float64, w [4,3,3,3] float32)");
+  EXPECT_EQ(error_of([&] {
+              conv2d(Tensor(), zeros({4, 3, 3, 3}));
+            }),
+            "conv2d: expected an input and a weight, got an undefined one");
+  EXPECT_EQ(error_of([&] {
+              conv2d(Tensor::zeros({1, 5, 5, 3}, Dtype::int32), zeros({4, 3, 3, 3}));
+            }),
+            "conv2d: expected one type (x [1,5,5,3] int32, w [4,3,3,3] float32)");
+}
+
+TEST(Conv2d, SharedDepthwiseErrors) {
+  const Tensor x = Tensor::zeros({2, 5, 5, 12});
+  const auto error = [&](const Shape& w, std::int64_t channels, std::int64_t groups) {
+    return error_of([&] { depthwise_conv2d_shared(x, zeros(w), {}, {1, 1, 1, channels}, groups); });
+  };
+  EXPECT_EQ(error({4, 3, 3, 1}, 4, 2),
+            "conv2d: 4 filters shared by 2 groups expect 8 input channels, input has 12 (x [2,5,5,12], w [4,3,3,1])");
+  EXPECT_EQ(error({4, 3, 3, 1}, 2, 3),
+            "conv2d: a shared depthwise filter bank is w [C,Kh,Kw,1] with C groups, got 2 groups (x [2,5,5,12], w "
+            "[4,3,3,1])");
+  EXPECT_EQ(error({4, 3, 3, 3}, 4, 3),
+            "conv2d: a shared depthwise filter bank is w [C,Kh,Kw,1] with C groups, got 4 groups (x [2,5,5,12], w "
+            "[4,3,3,3])");
+}
+
+TEST(Conv2d, ModuleErrors) {
+  Random random(1, Purpose::init);
+  EXPECT_EQ(error_of([&] {
+              Conv2d(6, 8, 3, {1, 1, 1, 4}, true, random);
+            }),
+            "conv2d: 6 input and 8 output channels cannot be split into 4 groups");
+  EXPECT_EQ(error_of([&] { Conv2d(6, 8, 0, {}, true, random); }),
+            "conv2d: expected at least 1 input channel, 1 output channel and a kernel of 1, got 6, 8 and 0");
+}
+
+TEST(Linear, Errors) {
+  const Tensor x = Tensor::zeros({5, 7});
+  const auto error = [&](const Shape& w, const Parameter& b) { return error_of([&] { linear(x, zeros(w), b); }); };
+  EXPECT_EQ(error({3, 8}, {}), "linear: weight expects 8 inputs, x has 7 (x [5,7] float32, w [3,8] float32)");
+  EXPECT_EQ(error({3}, {}), "linear: expected x [..., in] and weight [out, in] (x [5,7] float32, w [3] float32)");
+  EXPECT_EQ(
+      error({3, 7}, zeros({7})),
+      "linear: expected a bias of 3 elements like the weight's, got b [7] float32 (x [5,7] float32, w [3,7] float32)");
+  EXPECT_EQ(error_of([&] {
+              linear(x.to(Dtype::float64), zeros({3, 7}));
+            }),
+            "linear: expected x and weight of one type (x [5,7] float64, w [3,7] float32)");
+  Random random(1, Purpose::init);
+  EXPECT_EQ(error_of([&] { Linear(0, 4, true, random); }),
+            "linear: expected at least 1 input and 1 output, got 0 and 4");
+}
+
+}  // namespace
+}  // namespace dattn::test
