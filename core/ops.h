@@ -44,8 +44,6 @@ Tensor mean(const Tensor& x, int dim);
 /// y = factor * (sum of x over dim), and its gradient dx = factor * dy along dim.
 extern Kernel<void(const Tensor& x, int dim, double factor, Tensor& y)> sum_forward;
 extern Kernel<void(const Tensor& dy, int dim, double factor, Tensor& dx)> sum_backward;
-/// sums [C] += the sum of the rows of x [..., C]: the gradient of a bias.
-extern Kernel<void(const Tensor& x, Tensor& sums)> add_column_sums;
 
 // --- layout ---
 

@@ -73,10 +73,10 @@ HWY_INLINE void sum_rows(std::int64_t rows, std::int64_t columns, std::int64_t s
   for (; rows > 0; --rows, x += step) axpy<T>(columns, 1, x, sums);
 }
 
-// y [outer, inner] = factor * (sum over n of x [outer, n, inner]), added to what is there where `adding`. Long sums are
-// cut into parts, wide rows into blocks, each with a partial sum of its own.
+// y [outer, inner] = factor * (sum over n of x [outer, n, inner]). Long sums are cut into parts,
+// wide rows into blocks, each with a partial sum of its own.
 template <typename T>
-void sum_middle(std::int64_t outer, std::int64_t n, std::int64_t inner, const T* x, T factor, bool adding, T* y) {
+void sum_middle(std::int64_t outer, std::int64_t n, std::int64_t inner, const T* x, T factor, T* y) {
   constexpr std::int64_t kBlock = 1024, kParts = 64;
   const std::int64_t width = std::clamp<std::int64_t>(inner, 1, kBlock), blocks = tile_count(inner, width);
   const std::int64_t rows = std::max({std::int64_t{1}, kTile / width, tile_count(n, kParts)});
@@ -97,11 +97,7 @@ void sum_middle(std::int64_t outer, std::int64_t n, std::int64_t inner, const T*
                  for (std::int64_t o = begin; o < end; ++o) {
                    T* const first = partial.data() + o * parts * inner;
                    for (std::int64_t p = 1; p < parts; ++p) axpy<T>(inner, 1, first + p * inner, first);
-                   if (adding) {
-                     axpy(inner, factor, first, y + o * inner);
-                   } else {
-                     scale_row(inner, factor, first, y + o * inner);
-                   }
+                   scale_row(inner, factor, first, y + o * inner);
                  }
                });
 }
@@ -117,13 +113,7 @@ struct Split {
 void SumForward(const Tensor& x, int dim, double factor, Tensor& y) {
   const Split s(x.shape(), dim);
   dispatch_float("sum", y.dtype(), [&]<typename T>() HWY_ATTR {
-    sum_middle(s.outer, s.n, s.inner, x.data<T>(), static_cast<T>(factor), false, y.data<T>());
-  });
-}
-
-void AddColumnSums(const Tensor& x, Tensor& sums) {
-  dispatch_float("add_column_sums", sums.dtype(), [&]<typename T>() HWY_ATTR {
-    sum_middle<T>(1, x.shape().rows(), x.size(-1), x.data<T>(), 1, true, sums.data<T>());
+    sum_middle(s.outer, s.n, s.inner, x.data<T>(), static_cast<T>(factor), y.data<T>());
   });
 }
 
@@ -172,10 +162,6 @@ static void sum_backward_cpu(const Tensor& dy, int dim, double factor, Tensor& d
   HWY_DYNAMIC_DISPATCH(SumBackward)(dy, dim, factor, dx);
 }
 constinit Kernel<void(const Tensor&, int, double, Tensor&)> sum_backward{"sum_backward", sum_backward_cpu};
-
-HWY_EXPORT(AddColumnSums);
-static void add_column_sums_cpu(const Tensor& x, Tensor& sums) { HWY_DYNAMIC_DISPATCH(AddColumnSums)(x, sums); }
-constinit Kernel<void(const Tensor&, Tensor&)> add_column_sums{"add_column_sums", add_column_sums_cpu};
 
 }  // namespace dattn
 #endif
