@@ -1,0 +1,88 @@
+// Rooms know only the rooms that docs/design.md lets them know: reads the #include lines of the whole tree.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <regex>
+#include <set>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace dattn {
+namespace {
+
+using Rooms = std::set<std::string>;
+
+// The rooms whose headers each room may include.
+const std::map<std::string, Rooms>& allowed_rooms() {
+  static const Rooms library{"core", "layers", "optim", "datasets"};
+  static const Rooms library_and_cuda{"core", "layers", "optim", "datasets", "cuda"};
+  const auto with = [](Rooms rooms, std::initializer_list<std::string> more) {
+    rooms.insert(more);
+    return rooms;
+  };
+  static const std::map<std::string, Rooms> allowed{
+      {"core", {"core"}},
+      {"layers", {"core", "layers"}},
+      {"optim", {"core", "optim"}},
+      {"datasets", {"core", "datasets"}},
+      {"cuda", library_and_cuda},
+      {"train", with(library_and_cuda, {"train"})},
+      {"examples", with(library_and_cuda, {"examples"})},
+      {"bench", with(library_and_cuda, {"train", "bench"})},
+      {"tests", with(library_and_cuda, {"train", "tests"})},
+  };
+  return allowed;
+}
+
+// `file:line: core must not include layers/conv2d.h` for every arrow the wrong way in a file of `room`.
+std::vector<std::string> wrong_arrows(const std::string& room, const std::string& file, std::istream& text) {
+  static const std::regex include(R"re(\s*#\s*include\s*["<](([a-z_]+)/[^">]+)[">].*)re");
+  std::vector<std::string> wrong;
+  std::string line;
+  std::smatch match;
+  for (int number = 1; std::getline(text, line); ++number) {
+    if (!std::regex_match(line, match, include)) continue;
+    const std::string to = match[2];
+    if (allowed_rooms().contains(to) && !allowed_rooms().at(room).contains(to)) {
+      wrong.push_back(file + ":" + std::to_string(number) + ": " + room + " must not include " + match[1].str());
+    }
+  }
+  return wrong;
+}
+
+TEST(IncludeDirections, HoldInTheTree) {
+  int files = 0;
+  for (const auto& [room, allowed] : allowed_rooms()) {
+    const std::filesystem::path folder = std::filesystem::path(DATTN_SOURCE_DIR) / room;
+    if (!std::filesystem::exists(folder)) continue;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+      static const Rooms code{".h", ".cpp", ".cu", ".cuh"};
+      if (!code.contains(entry.path().extension().string())) continue;
+      std::ifstream text(entry.path());
+      for (const auto& message : wrong_arrows(room, entry.path().string(), text)) ADD_FAILURE() << message;
+      ++files;
+    }
+  }
+  EXPECT_GT(files, 20) << "the source tree was not found in " << DATTN_SOURCE_DIR;
+}
+
+TEST(IncludeDirections, AnArrowTheWrongWayIsNamed) {
+  const auto found = [](const char* room, const char* line) {
+    std::istringstream text(std::string("#include <vector>\n") + line + "\n");
+    return wrong_arrows(room, "file.h", text);
+  };
+  EXPECT_EQ(found("core", "#include \"layers/conv2d.h\""),
+            std::vector<std::string>{"file.h:2: core must not include layers/conv2d.h"});
+  EXPECT_EQ(found("optim", "#  include \"layers/module.h\"").size(), 1u);
+  EXPECT_EQ(found("layers", "#include \"cuda/enable.h\"  // never").size(), 1u);
+  EXPECT_EQ(found("examples", "#include \"tests/op_cases.h\"").size(), 1u);
+  EXPECT_TRUE(found("train", "#include \"cuda/enable.h\"").empty());
+  EXPECT_TRUE(found("layers", "#include \"hwy/foreach_target.h\"").empty());
+  EXPECT_TRUE(found("core", "// #include \"layers/conv2d.h\" is not code").empty());
+}
+
+}  // namespace
+}  // namespace dattn
