@@ -1,10 +1,17 @@
-// Philox4x32-10.
+// Philox4x32-10, one block at a time, and the state of the running step.
 #include "core/random.h"
 
 #include <cmath>
 #include <numbers>
 
 namespace dattn {
+
+namespace {
+RandomState current;
+}
+
+void set_random_step(std::uint64_t seed, std::uint64_t step) { current = {seed, step}; }
+RandomState random_state() { return current; }
 
 std::array<std::uint32_t, 4> philox(std::uint64_t key, std::uint64_t counter_low, std::uint64_t counter_high) {
   constexpr std::uint32_t kMultiplier0 = 0xD2511F53, kMultiplier1 = 0xCD9E8D57;

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 
 namespace dattn {
 
@@ -21,6 +22,8 @@ class Random {
       : seed_(seed), high_((step << 32) ^ (static_cast<std::uint64_t>(purpose) << 24) ^ lane) {}
 
   std::uint32_t bits(std::uint64_t i) const { return philox(seed_, i / 4, high_)[i % 4]; }
+  /// bits(first), bits(first + 1), ... by SIMD, for masks and whole tensors.
+  void fill_bits(std::uint64_t first, std::span<std::uint32_t> bits) const;
   /// In [0, 1), a multiple of 2^-24, exact in float.
   float uniform(std::uint64_t i) const { return static_cast<float>(bits(i) >> 8) * 0x1p-24f; }
   /// In 0 .. n-1 (n up to 2^32), without modulo bias worth naming (at most n / 2^32).
@@ -37,5 +40,16 @@ class Random {
  private:
   std::uint64_t seed_, high_, place_ = 0;
 };
+
+/// Where training stands in the random numbers of its steps (dropout): all that has to be saved to draw them again.
+struct RandomState {
+  std::uint64_t seed = 0;
+  std::uint64_t step = 0;  ///< counts forward passes that train; 32 bits of it are used
+};
+
+/// Set by the trainer before each forward pass, by the thread that runs it and not while operations run. Kernels never
+/// read it: a module takes its numbers from it when it is called, and backward repeats those.
+void set_random_step(std::uint64_t seed, std::uint64_t step);
+RandomState random_state();
 
 }  // namespace dattn

@@ -91,6 +91,79 @@ HWY_INLINE T dot(std::int64_t n, const T* x, const T* y) {
   return sum_lanes<T>(n, [&](auto d, std::int64_t i) HWY_ATTR { return hn::Mul(hn::LoadU(d, x + i), hn::LoadU(d, y + i)); });
 }
 
+// --- elementary functions: NaN stays NaN, and infinities give the limit ---
+
+/// e^x to 1 ulp. Overflows to infinity, and to zero, as std::exp does (hn::Exp does neither, and turns NaN into 0).
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V exp(D d, V x) {
+  using T = hn::TFromD<D>;
+  const V y = hn::Exp(d, hn::Min(x, hn::Set(d, static_cast<T>(sizeof(T) == 4 ? 104 : 720))));
+  return hn::IfThenElse(hn::Eq(x, x), y, x);
+}
+
+/// tanh(x) to 4 ulp.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V tanh(D d, V x) {
+  return hn::Tanh(d, x);
+}
+
+/// a[0] + a[1] t + a[2] t^2 + ...
+template <class D, std::size_t N, class V = hn::Vec<D>>
+HWY_INLINE V polynomial(D d, V t, const hn::TFromD<D> (&a)[N]) {
+  V y = hn::Set(d, a[N - 1]);
+  for (std::size_t i = N - 1; i-- > 0;) y = hn::MulAdd(y, t, hn::Set(d, a[i]));
+  return y;
+}
+
+// erf(x) / x as a polynomial in t = 2 (x / kEdge)^2 - 1, which runs over [-1, 1] for |x| <= kEdge, interpolated at
+// Chebyshev's nodes in 60 digits. Beyond kEdge erf rounds to 1. The moduli of all terms add up to 1.13 and the sum is never
+// below 1 / kEdge, so little cancels and one polynomial serves the whole range.
+template <typename T>
+struct ErfSeries;
+template <>
+struct ErfSeries<float> {
+  static constexpr float kEdge = 4;
+  static constexpr float kTerms[] = {0.353530996f,    -0.176576174f,  0.131675094f,   -0.107713284f,   0.0902100852f,
+                                     -0.0746883651f,  0.0598717301f,  -0.0460103312f, 0.0331549293f,   -0.0216723195f,
+                                     0.0140410129f,   -0.0100730578f, 0.00541989011f, -0.00108552904f, 0.000713755594f,
+                                     -0.00137052046f, 0.000572087075f};
+};
+template <>
+struct ErfSeries<double> {
+  static constexpr double kEdge = 6;
+  static constexpr double kTerms[] = {
+      0.235702259930433965,     -0.117851121372621192,    0.088388263696102479,     -0.0736564224132032729,
+      0.0644472816107586858,    -0.0579950366494345982,   0.0531395665185180223,    -0.0492858963349358405,
+      0.0460750576426491211,    -0.0432543937345695893,   0.040621980190261179,     -0.0380069125005683859,
+      0.035270422818714992,     -0.032317803100213358,    0.029111085669187239,     -0.0256763367620529573,
+      0.022104046499048146,     -0.018527547930082802,    0.0150753257906888678,    -0.0118725531232800166,
+      0.00908821865659513835,   -0.00680299307645320289,  0.00485628868781230352,   -0.00321398601435276804,
+      0.00219717527558169639,   -0.00168981875042530581,  0.0010145667728595707,    -0.000287589887482091104,
+      0.000223717254846685617,  -0.000454611831025318296, 0.000213222022652800416,  0.000123187716983308713,
+      -0.000042317719465579443, -0.000105415520265110537, 0.0000441402878245868021, 0.0000247831423290983891,
+      -9.78825670860085168e-6,  -5.78207276954886964e-6,  2.40353272831795259e-6};
+};
+
+/// The error function 2 / sqrt(pi) times the integral of exp(-u^2) from 0 to x, to 4 ulp.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V erf(D d, V x) {
+  using Series = ErfSeries<hn::TFromD<D>>;
+  const V one = hn::Set(d, 1), edge = hn::Set(d, Series::kEdge);
+  const V t = hn::MulSub(hn::Mul(x, x), hn::Set(d, 2 / (Series::kEdge * Series::kEdge)), one);
+  const V inside = hn::Mul(x, polynomial(d, t, Series::kTerms));
+  return hn::IfThenElse(hn::Ge(hn::Abs(x), edge), hn::CopySign(one, x), inside);
+}
+
+/// y[i] = exp(x[i] - shift); returns their sum. With shift the largest x, softmax is y / sum.
+template <typename T>
+HWY_INLINE T exp_sum(std::int64_t n, const T* x, T shift, T* y) {
+  return sum_lanes<T>(n, [&](auto d, std::int64_t i) HWY_ATTR {
+    const auto e = exp(d, hn::Sub(hn::LoadU(d, x + i), hn::Set(d, shift)));
+    hn::StoreU(e, d, y + i);
+    return e;
+  });
+}
+
 }  // namespace dattn::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 

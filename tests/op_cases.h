@@ -63,6 +63,7 @@ OpInstance module_instance(M module, std::vector<OpInstance::Input> inputs, Call
 std::vector<OpCase> basic_cases();
 std::vector<OpCase> conv_cases();
 std::vector<OpCase> sample_cases();
+std::vector<OpCase> activation_cases();
 
 std::vector<OpCase> op_cases();
 

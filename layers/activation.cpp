@@ -1,0 +1,63 @@
+// Activations and softmax: checks and nodes. Their loops are in activation_cpu.cpp.
+#include "layers/activation.h"
+
+namespace dattn {
+
+// --- element by element ---
+
+namespace {
+
+struct ActivationNode : Node {
+  Activation kind;
+  Tensor saved;  // y or x
+  const char* name() const override { return "activation"; }
+  void backward(const Tensor& dy) override {
+    Tensor dx = Tensor::like(dy);
+    activation_backward(kind, dy, saved, dx);
+    give(0, std::move(dx));
+  }
+};
+
+Tensor activate(Activation kind, const Tensor& x) {
+  Tensor y = Tensor::like(x);
+  activation_forward(kind, x, y);
+  return record<ActivationNode>(y, {x}, {}, [&](ActivationNode& node) {
+    node.kind = kind;
+    node.saved = (saves_output(kind) ? y : x).detach();
+  });
+}
+
+}  // namespace
+
+Tensor relu(const Tensor& x) { return activate(Activation::relu, x); }
+Tensor gelu(const Tensor& x, GeluKind kind) {
+  return activate(kind == GeluKind::erf ? Activation::gelu_erf : Activation::gelu_tanh, x);
+}
+Tensor silu(const Tensor& x) { return activate(Activation::silu, x); }
+Tensor sigmoid(const Tensor& x) { return activate(Activation::sigmoid, x); }
+Tensor tanh_(const Tensor& x) { return activate(Activation::tanh, x); }
+
+// --- softmax ---
+
+namespace {
+
+struct SoftmaxNode : Node {
+  Tensor y;
+  const char* name() const override { return "softmax"; }
+  void backward(const Tensor& dy) override {
+    Tensor dx = Tensor::like(dy);
+    softmax_backward(dy, y, dx);
+    give(0, std::move(dx));
+  }
+};
+
+}  // namespace
+
+Tensor softmax(const Tensor& x) {
+  check(x.rank() > 0, "softmax: expected a tensor with a last dimension, got {}", describe("x", x));
+  Tensor y = Tensor::like(x);
+  softmax_forward(x, y);
+  return record<SoftmaxNode>(y, {x}, {}, [&](SoftmaxNode& node) { node.y = y.detach(); });
+}
+
+}  // namespace dattn
