@@ -1,0 +1,21 @@
+# `cmake --install`: headers, libraries, and the package that find_package(dattn) reads. Targets: dattn::core, dattn::layers, ...
+# and dattn::dattn for all of them.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+add_library(dattn INTERFACE)
+add_library(dattn::dattn ALIAS dattn)
+get_property(rooms GLOBAL PROPERTY DATTN_ROOMS)
+foreach(room ${rooms})
+  set_target_properties(dattn_${room} PROPERTIES EXPORT_NAME ${room})
+  target_link_libraries(dattn INTERFACE dattn_${room})
+  install(TARGETS dattn_${room} EXPORT dattnTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  install(DIRECTORY ${PROJECT_SOURCE_DIR}/${room} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/dattn FILES_MATCHING PATTERN "*.h")
+endforeach()
+install(TARGETS dattn EXPORT dattnTargets)
+
+set(package ${CMAKE_INSTALL_LIBDIR}/cmake/dattn)
+install(EXPORT dattnTargets NAMESPACE dattn:: DESTINATION ${package})
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/dattnConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/dattnConfigVersion.cmake ${PROJECT_SOURCE_DIR}/cmake/dattnConfig.cmake
+              ${PROJECT_SOURCE_DIR}/cmake/dependencies.cmake DESTINATION ${package})
