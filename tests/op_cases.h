@@ -62,6 +62,8 @@ OpInstance module_instance(M module, std::vector<OpInstance::Input> inputs, Call
 // One function a group of operations, each in its own file op_cases_*.cpp; op_cases() in op_cases.cpp joins them.
 std::vector<OpCase> basic_cases();
 std::vector<OpCase> conv_cases();
+std::vector<OpCase> norm_cases();
+std::vector<OpCase> pool_cases();
 std::vector<OpCase> sample_cases();
 std::vector<OpCase> activation_cases();
 

@@ -1,0 +1,113 @@
+// BatchNorm: checks, nodes and the module. Its loops are in batchnorm_cpu.cpp.
+#include "layers/batchnorm.h"
+
+#include "core/ops.h"
+
+namespace dattn {
+
+namespace {
+
+// What both nodes keep: x is the producer's own tensor, the rest is [C].
+struct BatchNormNode : Node {
+  Tensor x, mean, var;
+  Parameter weight, bias;
+  double eps = 0;
+
+  // Adds the gradients of the parameters from the sums over the batch.
+  void add_parameter_gradients(const Tensor& sum_dy, const Tensor& sum_dy_xhat) {
+    if (bias.trainable()) add_forward(bias.grad(), sum_dy, bias.grad());
+    if (weight.trainable()) add_forward(weight.grad(), sum_dy_xhat, weight.grad());
+  }
+};
+
+struct BatchNormTrainingNode : BatchNormNode {
+  const char* name() const override { return "batchnorm2d"; }
+  void backward(const Tensor& dy) override {
+    Tensor sum_dy = Tensor::like(mean), sum_dy_xhat = Tensor::like(mean);  // [C]
+    batchnorm_backward_sums(dy, x, mean, var, eps, sum_dy, sum_dy_xhat);
+    add_parameter_gradients(sum_dy, sum_dy_xhat);
+    if (!needs(0)) return;
+    Tensor dx = Tensor::like(dy);
+    batchnorm_backward(dy, x, mean, var, weight.value(), eps, sum_dy, sum_dy_xhat, dx);
+    give(0, std::move(dx));
+  }
+};
+
+struct BatchNormEvaluationNode : BatchNormNode {
+  const char* name() const override { return "batchnorm2d (evaluation)"; }
+  void backward(const Tensor& dy) override {
+    if (bias.trainable() || weight.trainable()) {
+      Tensor sum_dy = Tensor::like(mean), sum_dy_xhat;  // [C]
+      if (weight.trainable()) sum_dy_xhat = Tensor::like(mean);
+      batchnorm_backward_sums(dy, x, mean, var, eps, sum_dy, sum_dy_xhat);
+      add_parameter_gradients(sum_dy, sum_dy_xhat);
+    }
+    if (!needs(0)) return;
+    Tensor dx = Tensor::like(dy);
+    batchnorm_backward_fixed(dy, var, weight.value(), eps, dx);
+    give(0, std::move(dx));
+  }
+};
+
+void check_input(const BatchNorm2d& norm, const Tensor& x) {
+  const std::int64_t channels = norm.weight.shape()[0];
+  check(x.rank() == 2 || x.rank() == 4, "batchnorm2d: expected images [N,H,W,{0}] or rows [rows,{0}], got {1}",
+        channels, describe("x", x));
+  check(x.size(-1) == channels, "batchnorm2d: expected {} channels, input has {} ({})", channels, x.size(-1),
+        describe("x", x));
+  check(
+      x.dtype() == norm.weight.value().dtype(),
+      "batchnorm2d: expected an input of its parameters' type {}, got {}\nhint: convert(module, dtype) or x.to(dtype)",
+      name(norm.weight.value().dtype()), describe("x", x));
+  check(!norm.training || x.shape().rows() > 1,
+        "batchnorm2d: training expects more than 1 value for each channel, got {} ({})\nhint: a larger batch, or "
+        "set_training(module, false)",
+        x.shape().rows(), describe("x", x));
+}
+
+}  // namespace
+
+BatchNorm2d::BatchNorm2d(std::int64_t channels, const BatchNormOptions& o) : options(o) {
+  check(channels >= 1, "batchnorm2d: expected at least 1 channel, got {}", channels);
+  check(o.eps >= 0, "batchnorm2d: expected eps of at least 0, got {}", o.eps);
+  check(o.momentum >= 0 && o.momentum <= 1, "batchnorm2d: expected a momentum between 0 and 1, got {}", o.momentum);
+  weight = Parameter(Tensor::full({channels}, 1), o.frozen_scale ? Role::frozen : Role::vector);
+  bias = Parameter(Tensor::zeros({channels}), Role::vector);
+  running_mean = Tensor::zeros({channels});
+  running_var = Tensor::full({channels}, 1);
+  num_batches_tracked = Tensor::zeros({}, Dtype::int64);
+}
+
+Tensor BatchNorm2d::operator()(const Tensor& x) {
+  check_input(*this, x);
+  Tensor mean = running_mean, var = running_var;
+  if (training) {
+    mean = Tensor::like(running_mean);
+    var = Tensor::like(running_var);
+    batchnorm_statistics(x, mean, var);
+    batchnorm_update(mean, var, x.shape().rows(), options.momentum, running_mean, running_var, num_batches_tracked);
+  }
+  Tensor y = Tensor::like(x);
+  batchnorm_forward(x, mean, var, weight.value(), bias.value(), options.eps, y);
+  const auto fill = [&](BatchNormNode& node) {
+    node.x = x;
+    node.mean = training ? mean : mean.clone();  // the running statistics may move on before backward
+    node.var = training ? var : var.clone();
+    node.weight = weight;
+    node.bias = bias;
+    node.eps = options.eps;
+  };
+  if (training) return record<BatchNormTrainingNode>(std::move(y), {x}, {weight, bias}, fill);
+  return record<BatchNormEvaluationNode>(std::move(y), {x}, {weight, bias}, fill);
+}
+
+void BatchNorm2d::visit(Visitor& v) {
+  v("weight", weight);
+  v("bias", bias);
+  v("running_mean", running_mean);
+  v("running_var", running_var);
+  v("num_batches_tracked", num_batches_tracked);
+  v.mode(training);
+}
+
+}  // namespace dattn

@@ -1,0 +1,276 @@
+// CPU kernels of pooling, over rows of pixels with SIMD over the channels. Backward gathers: an input pixel sums over
+// the windows that cover it, so every dx is written once, by one thread.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "layers/pool2d_cpu.cpp"
+#include "hwy/foreach_target.h"
+//
+#include <algorithm>
+#include <limits>
+
+#include "layers/channel_sweeps.h"
+#include "layers/pool2d.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace dattn::HWY_NAMESPACE {
+
+/// A range [begin, end) along one axis.
+struct Span {
+  std::int64_t begin, end;
+};
+
+/// Input rows (or columns) of output i's window that lie inside an image of `size`.
+inline Span covered(const PoolWindow& window, std::int64_t i, std::int64_t size) {
+  const std::int64_t first = i * window.stride - window.padding;
+  return {std::max<std::int64_t>(first, 0), std::min(first + window.kernel, size)};
+}
+
+/// Outputs, of `size`, whose windows cover input row (or column) i.
+inline Span covering(const PoolWindow& window, std::int64_t i, std::int64_t size) {
+  const std::int64_t last = i + window.padding, below = last - window.kernel + 1;
+  return {below <= 0 ? 0 : (below + window.stride - 1) / window.stride, std::min(last / window.stride + 1, size)};
+}
+
+/// Calls f(n, i) for the rows of pixels of images [N,H,W,C], several rows a tile.
+template <typename F>
+HWY_INLINE void for_pixel_rows(const Tensor& images, F&& f) {
+  const std::int64_t H = images.size(1), row = std::max<std::int64_t>(1, images.size(2) * images.size(3));
+  parallel_for(images.size(0) * H, std::max<std::int64_t>(1, 16384 / row), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t k = begin; k < end; ++k) f(k / H, k % H);
+  });
+}
+
+// --- max ---
+
+// Places in a window travel as unsigned integers of the values' width (D's), and are stored in fewer bytes.
+template <class D, class V, typename Tap>
+HWY_INLINE void store_taps(D, V taps, Tap* to) {
+  using Narrow = hwy::MakeUnsigned<Tap>;
+  const hn::Rebind<Narrow, D> narrow;
+  auto* place = reinterpret_cast<Narrow*>(to);
+  if constexpr (sizeof(hn::TFromD<D>) == sizeof(Tap)) {
+    hn::StoreU(taps, narrow, place);
+  } else {
+    hn::StoreU(hn::TruncateTo(narrow, taps), narrow, place);
+  }
+}
+
+template <class D, typename Tap>
+HWY_INLINE auto load_taps(D, const Tap* from) {
+  using Narrow = hwy::MakeUnsigned<Tap>;
+  const hn::RebindToUnsigned<D> wide;
+  const auto narrow = hn::LoadU(hn::Rebind<Narrow, D>(), reinterpret_cast<const Narrow*>(from));
+  if constexpr (sizeof(hn::TFromD<D>) == sizeof(Tap)) {
+    return narrow;
+  } else if constexpr (sizeof(hn::TFromD<D>) == 8 && sizeof(Tap) == 1) {
+    return hn::PromoteTo(wide, hn::PromoteTo(hn::Rebind<std::uint32_t, D>(), narrow));
+  } else {
+    return hn::PromoteTo(wide, narrow);
+  }
+}
+
+// One output pixel: largest of the window [rows] x [columns] of one image, and where it was if taps is given.
+template <typename T, typename Tap>
+HWY_INLINE void max_of_window(const T* image, std::int64_t W, std::int64_t C, Span rows, Span columns,
+                              std::int64_t first_tap, std::int64_t kernel, T* y, Tap* taps) {
+  using Index = hwy::MakeUnsigned<T>;
+  for_lanes<T>(C, [&](auto d, std::int64_t c) HWY_ATTR {
+    const hn::RebindToUnsigned<decltype(d)> di;
+    auto best = hn::Set(d, -std::numeric_limits<T>::infinity());
+    auto place = hn::Set(di, static_cast<Index>(first_tap));
+    for (std::int64_t h = rows.begin; h < rows.end; ++h) {
+      const std::int64_t tap = first_tap + (h - rows.begin) * kernel;
+      for (std::int64_t w = columns.begin; w < columns.end; ++w) {
+        const auto v = hn::LoadU(d, image + (h * W + w) * C + c);
+        const auto larger = hn::Or(hn::Gt(v, best), hn::IsNaN(v));
+        best = hn::IfThenElse(larger, v, best);
+        place =
+            hn::IfThenElse(hn::RebindMask(di, larger), hn::Set(di, static_cast<Index>(tap + w - columns.begin)), place);
+      }
+    }
+    hn::StoreU(best, d, y + c);
+    if (taps) store_taps(d, place, taps + c);
+  });
+}
+
+template <typename T, typename Tap>
+HWY_INLINE void max_forward(const Tensor& x, const PoolWindow& window, Tensor& y, Tap* taps) {
+  const std::int64_t H = x.size(1), W = x.size(2), C = x.size(3), Ho = y.size(1), Wo = y.size(2);
+  for_pixel_rows(y, [&](std::int64_t n, std::int64_t i) HWY_ATTR {
+    const T* image = x.data<T>() + n * H * W * C;
+    const Span rows = covered(window, i, H);
+    for (std::int64_t j = 0; j < Wo; ++j) {
+      const Span columns = covered(window, j, W);
+      const std::int64_t first_tap = (rows.begin + window.padding - i * window.stride) * window.kernel +
+                                     (columns.begin + window.padding - j * window.stride);
+      const std::int64_t pixel = ((n * Ho + i) * Wo + j) * C;
+      max_of_window(image, W, C, rows, columns, first_tap, window.kernel, y.data<T>() + pixel,
+                    taps ? taps + pixel : nullptr);
+    }
+  });
+}
+
+void MaxPool2dForward(const Tensor& x, PoolWindow window, Tensor& y, Tensor& taps) {
+  dispatch_float("max_pool2d", x.dtype(), [&]<typename T>() HWY_ATTR {
+    if (taps && taps.dtype() == Dtype::int32) return max_forward<T>(x, window, y, taps.data<std::int32_t>());
+    max_forward<T>(x, window, y, taps ? taps.data<std::uint8_t>() : nullptr);
+  });
+}
+
+// One input pixel (h, w): dx = sum of dy over the windows that cover it and have their maximum there.
+template <typename T, typename Tap>
+HWY_INLINE void gather_maxima(const T* dy, const Tap* taps, std::int64_t Wo, std::int64_t C, Span rows, Span columns,
+                              std::int64_t h, std::int64_t w, const PoolWindow& window, T* dx) {
+  using Index = hwy::MakeUnsigned<T>;
+  for_lanes<T>(C, [&](auto d, std::int64_t c) HWY_ATTR {
+    const hn::RebindToUnsigned<decltype(d)> di;
+    auto sum = hn::Zero(d);
+    for (std::int64_t i = rows.begin; i < rows.end; ++i) {
+      for (std::int64_t j = columns.begin; j < columns.end; ++j) {
+        const std::int64_t here =
+            (h + window.padding - i * window.stride) * window.kernel + (w + window.padding - j * window.stride);
+        const std::int64_t at = (i * Wo + j) * C + c;
+        const auto hit = hn::Eq(load_taps(d, taps + at), hn::Set(di, static_cast<Index>(here)));
+        sum = hn::Add(sum, hn::IfThenElseZero(hn::RebindMask(d, hit), hn::LoadU(d, dy + at)));
+      }
+    }
+    hn::StoreU(sum, d, dx + c);
+  });
+}
+
+template <typename T, typename Tap>
+HWY_INLINE void max_backward(const Tensor& dy, const Tap* taps, const PoolWindow& window, Tensor& dx) {
+  const std::int64_t H = dx.size(1), W = dx.size(2), C = dx.size(3), Ho = dy.size(1), Wo = dy.size(2);
+  for_pixel_rows(dx, [&](std::int64_t n, std::int64_t h) HWY_ATTR {
+    const Span rows = covering(window, h, Ho);
+    const std::int64_t image = n * Ho * Wo * C;
+    for (std::int64_t w = 0; w < W; ++w) {
+      gather_maxima(dy.data<T>() + image, taps + image, Wo, C, rows, covering(window, w, Wo), h, w, window,
+                    dx.data<T>() + ((n * H + h) * W + w) * C);
+    }
+  });
+}
+
+void MaxPool2dBackward(const Tensor& dy, const Tensor& taps, PoolWindow window, Tensor& dx) {
+  dispatch_float("max_pool2d", dy.dtype(), [&]<typename T>() HWY_ATTR {
+    if (taps.dtype() == Dtype::int32) return max_backward<T>(dy, taps.data<std::int32_t>(), window, dx);
+    max_backward<T>(dy, taps.data<std::uint8_t>(), window, dx);
+  });
+}
+
+// --- average ---
+
+// to [C] = scale * sum of the pixels [rows] x [columns] of an image of width W.
+template <typename T>
+HWY_INLINE void sum_of_pixels(const T* image, std::int64_t W, std::int64_t C, Span rows, Span columns, T scale, T* to) {
+  for_lanes<T>(C, [&](auto d, std::int64_t c) HWY_ATTR {
+    auto sum = hn::Zero(d);
+    for (std::int64_t h = rows.begin; h < rows.end; ++h) {
+      for (std::int64_t w = columns.begin; w < columns.end; ++w)
+        sum = hn::Add(sum, hn::LoadU(d, image + (h * W + w) * C + c));
+    }
+    hn::StoreU(hn::Mul(sum, hn::Set(d, scale)), d, to + c);
+  });
+}
+
+// Both directions: every pixel of `to` sums the pixels of `from` in the spans that `pixels` gives for each axis.
+template <typename T>
+HWY_INLINE void average(const Tensor& from, const PoolWindow& window,
+                        Span (*pixels)(const PoolWindow&, std::int64_t, std::int64_t), Tensor& to) {
+  const std::int64_t H = from.size(1), W = from.size(2), C = from.size(3);
+  const T scale = 1 / static_cast<T>(window.kernel * window.kernel);
+  for_pixel_rows(to, [&](std::int64_t n, std::int64_t i) HWY_ATTR {
+    const T* image = from.data<T>() + n * H * W * C;
+    T* row = to.data<T>() + (n * to.size(1) + i) * to.size(2) * C;
+    const Span rows = pixels(window, i, H);
+    for (std::int64_t j = 0; j < to.size(2); ++j)
+      sum_of_pixels(image, W, C, rows, pixels(window, j, W), scale, row + j * C);
+  });
+}
+
+void AvgPool2dForward(const Tensor& x, PoolWindow window, Tensor& y) {
+  dispatch_float("avg_pool2d", x.dtype(), [&]<typename T>() HWY_ATTR { average<T>(x, window, covered, y); });
+}
+
+void AvgPool2dBackward(const Tensor& dy, PoolWindow window, Tensor& dx) {
+  dispatch_float("avg_pool2d", dy.dtype(), [&]<typename T>() HWY_ATTR { average<T>(dy, window, covering, dx); });
+}
+
+// --- global average ---
+
+void GlobalAvgPoolForward(const Tensor& x, Tensor& y) {
+  dispatch_float("global_avg_pool", x.dtype(), [&]<typename T>() HWY_ATTR {
+    const ChannelSweep sweep(x.size(0), x.size(1) * x.size(2), x.size(3));
+    const T* px = x.data<T>();
+    T* py = y.data<T>();
+    channel_sums<T>(sweep, nullptr, py, nullptr, [&](auto d, std::int64_t i, const T*, auto& sum, auto&) HWY_ATTR {
+      sum = hn::Add(sum, hn::LoadU(d, px + i));
+    });
+    for (std::int64_t i = 0; i < y.elements(); ++i) py[i] /= static_cast<T>(sweep.rows);
+  });
+}
+
+void GlobalAvgPoolBackward(const Tensor& dy, Tensor& dx) {
+  dispatch_float("global_avg_pool", dy.dtype(), [&]<typename T>() HWY_ATTR {
+    const std::int64_t pixels = dx.size(1) * dx.size(2), C = dx.size(3);
+    const T scale = 1 / static_cast<T>(pixels);
+    for_pixel_rows(dx, [&](std::int64_t n, std::int64_t h) HWY_ATTR {
+      T* row = dx.data<T>() + (n * dx.size(1) + h) * dx.size(2) * C;
+      for (std::int64_t w = 0; w < dx.size(2); ++w) {
+        for_lanes<T>(C, [&](auto d, std::int64_t c) HWY_ATTR {
+          hn::StoreU(hn::Mul(hn::LoadU(d, dy.data<T>() + n * C + c), hn::Set(d, scale)), d, row + w * C + c);
+        });
+      }
+    });
+  });
+}
+
+}  // namespace dattn::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace dattn {
+
+HWY_EXPORT(MaxPool2dForward);
+static void max_pool2d_forward_cpu(const Tensor& x, PoolWindow window, Tensor& y, Tensor& taps) {
+  HWY_DYNAMIC_DISPATCH(MaxPool2dForward)(x, window, y, taps);
+}
+constinit Kernel<void(const Tensor&, PoolWindow, Tensor&, Tensor&)> max_pool2d_forward{"max_pool2d_forward",
+                                                                                       max_pool2d_forward_cpu};
+
+HWY_EXPORT(MaxPool2dBackward);
+static void max_pool2d_backward_cpu(const Tensor& dy, const Tensor& taps, PoolWindow window, Tensor& dx) {
+  HWY_DYNAMIC_DISPATCH(MaxPool2dBackward)(dy, taps, window, dx);
+}
+constinit Kernel<void(const Tensor&, const Tensor&, PoolWindow, Tensor&)> max_pool2d_backward{"max_pool2d_backward",
+                                                                                              max_pool2d_backward_cpu};
+
+HWY_EXPORT(AvgPool2dForward);
+static void avg_pool2d_forward_cpu(const Tensor& x, PoolWindow window, Tensor& y) {
+  HWY_DYNAMIC_DISPATCH(AvgPool2dForward)(x, window, y);
+}
+constinit Kernel<void(const Tensor&, PoolWindow, Tensor&)> avg_pool2d_forward{"avg_pool2d_forward",
+                                                                              avg_pool2d_forward_cpu};
+
+HWY_EXPORT(AvgPool2dBackward);
+static void avg_pool2d_backward_cpu(const Tensor& dy, PoolWindow window, Tensor& dx) {
+  HWY_DYNAMIC_DISPATCH(AvgPool2dBackward)(dy, window, dx);
+}
+constinit Kernel<void(const Tensor&, PoolWindow, Tensor&)> avg_pool2d_backward{"avg_pool2d_backward",
+                                                                               avg_pool2d_backward_cpu};
+
+HWY_EXPORT(GlobalAvgPoolForward);
+static void global_avg_pool_forward_cpu(const Tensor& x, Tensor& y) {
+  HWY_DYNAMIC_DISPATCH(GlobalAvgPoolForward)(x, y);
+}
+constinit Kernel<void(const Tensor&, Tensor&)> global_avg_pool_forward{"global_avg_pool_forward",
+                                                                       global_avg_pool_forward_cpu};
+
+HWY_EXPORT(GlobalAvgPoolBackward);
+static void global_avg_pool_backward_cpu(const Tensor& dy, Tensor& dx) {
+  HWY_DYNAMIC_DISPATCH(GlobalAvgPoolBackward)(dy, dx);
+}
+constinit Kernel<void(const Tensor&, Tensor&)> global_avg_pool_backward{"global_avg_pool_backward",
+                                                                        global_avg_pool_backward_cpu};
+
+}  // namespace dattn
+#endif
