@@ -12,6 +12,11 @@ namespace dattn {
 /// (biases, norms), `table` is looked up (position tables), `frozen` is saved but never trained.
 enum class Role : unsigned char { matrix, vector, table, frozen };
 
+constexpr const char* name(Role role) {
+  constexpr const char* kNames[] = {"matrix", "vector", "table", "frozen"};
+  return kNames[static_cast<int>(role)];
+}
+
 /// A handle: copies share value and gradient. A parameter of rank 4 is a filter bank [O,Kh,Kw,I]; files hold it as [O,I,Kh,Kw].
 class Parameter {
  public:

@@ -5,13 +5,6 @@
 
 namespace dattn {
 
-namespace {
-const char* name(Role role) {
-  constexpr const char* kNames[] = {"matrix", "vector", "table", "frozen"};
-  return kNames[static_cast<int>(role)];
-}
-}  // namespace
-
 std::string summary(const std::vector<NamedParameter>& parameters, const std::vector<NamedTensor>& buffers) {
   std::size_t width = 5;
   for (const auto& p : parameters) width = std::max(width, p.name.size());

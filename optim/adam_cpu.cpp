@@ -1,0 +1,61 @@
+// CPU kernel of Adam and AdamW.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "optim/adam_cpu.cpp"
+#include "hwy/foreach_target.h"
+//
+#include <cmath>
+
+#include "core/parallel.h"
+#include "core/simd.h"
+#include "optim/adam.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace dattn::HWY_NAMESPACE {
+
+// Elements a tile: large beside the cost of a fork, small beside the L2 cache.
+constexpr std::int64_t kAdamTile = 16384;
+
+template <typename T>
+void AdamTile(std::int64_t n, T* w, const T* grad, T* m, T* v, const AdamStep& step) {
+  const auto rate = static_cast<T>(-step.lr / step.correction1);
+  const auto root = static_cast<T>(1 / std::sqrt(step.correction2)), eps = static_cast<T>(step.eps);
+  const auto new1 = static_cast<T>(1 - step.beta1), new2 = static_cast<T>(1 - step.beta2);
+  const auto old2 = static_cast<T>(step.beta2), keep = static_cast<T>(step.keep);
+  const auto decay = static_cast<T>(step.gradient_decay), scale = static_cast<T>(step.gradient_scale);
+  for_lanes<T>(n, [&](auto d, std::int64_t i) HWY_ATTR {
+    const auto old = hn::LoadU(d, w + i), old_m = hn::LoadU(d, m + i);
+    const auto g = hn::MulAdd(hn::Set(d, decay), old, hn::Mul(hn::Set(d, scale), hn::LoadU(d, grad + i)));
+    const auto new_m = hn::MulAdd(hn::Set(d, new1), hn::Sub(g, old_m), old_m);
+    const auto new_v = hn::MulAdd(hn::Set(d, old2), hn::LoadU(d, v + i), hn::Mul(hn::Set(d, new2), hn::Mul(g, g)));
+    const auto denominator = hn::MulAdd(hn::Sqrt(new_v), hn::Set(d, root), hn::Set(d, eps));
+    hn::StoreU(new_m, d, m + i);
+    hn::StoreU(new_v, d, v + i);
+    hn::StoreU(hn::MulAdd(hn::Set(d, rate), hn::Div(new_m, denominator), hn::Mul(hn::Set(d, keep), old)), d, w + i);
+  });
+}
+
+void AdamUpdate(Tensor& w, const Tensor& grad, Tensor& m, Tensor& v, const AdamStep& step) {
+  dispatch_float("adam", w.dtype(), [&]<typename T>() HWY_ATTR {
+    T *pw = w.data<T>(), *pm = m.data<T>(), *pv = v.data<T>();
+    const T* pg = grad.data<T>();
+    parallel_for(w.elements(), kAdamTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+      AdamTile<T>(end - begin, pw + begin, pg + begin, pm + begin, pv + begin, step);
+    });
+  });
+}
+
+}  // namespace dattn::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace dattn {
+
+HWY_EXPORT(AdamUpdate);
+static void adam_update_cpu(Tensor& w, const Tensor& grad, Tensor& m, Tensor& v, const AdamStep& step) {
+  HWY_DYNAMIC_DISPATCH(AdamUpdate)(w, grad, m, v, step);
+}
+constinit Kernel<void(Tensor&, const Tensor&, Tensor&, Tensor&, const AdamStep&)> adam_update{"adam_update",
+                                                                                              adam_update_cpu};
+
+}  // namespace dattn
+#endif

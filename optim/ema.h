@@ -1,0 +1,72 @@
+// Exponential moving average of a model's weights (Polyak & Juditsky 1992): average = decay average + (1 - decay)
+// weight.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/flat_parameters.h"
+#include "core/kernel.h"
+
+namespace dattn {
+
+struct EmaOptions {
+  double decay = 0.999;
+  /// Makes the decay of update n (0, 1, ...) min(decay, (1 + n) / (10 + n)), so that the random start is soon
+  /// forgotten.
+  bool warm_up = false;
+};
+
+/// The average starts as a copy of the weights. Frozen parameters do not change and so have none.
+class Ema {
+ public:
+  /// `buffers` are tensors of the model that are averaged with the weights (running statistics); those that are not
+  /// floating are passed over.
+  explicit Ema(const FlatParameters& parameters, const std::vector<NamedTensor>& buffers = {}, EmaOptions options = {});
+  Ema(const Ema&) = delete;
+  Ema& operator=(const Ema&) = delete;
+
+  /// To be called after every optimizer step. Error while the averages are in the model.
+  void update();
+  std::int64_t updates() const { return updates_.data<std::int64_t>()[0]; }
+
+  /// Exchanges the model's weights and buffers with their averages, and back at the second call. Elements change
+  /// places, addresses stay.
+  void swap();
+  bool swapped() const { return swapped_; }
+
+  /// `updates` (one int64) and the averages under the names of the parameters and buffers, in their shapes. Loading
+  /// copies into these tensors. Error while the averages are in the model.
+  std::vector<NamedTensor> state() const;
+
+ private:
+  struct Pair {
+    Tensor weight, average;
+  };
+
+  EmaOptions options_;
+  std::vector<FlatGroup> groups_;
+  std::vector<NamedTensor> buffers_;
+  std::vector<Pair> pairs_;  // one a group, then one a buffer
+  Tensor updates_;           // int64, one element
+  bool swapped_ = false;
+};
+
+/// While one lives, the model holds the averages: for evaluation.
+class WithAverages {
+ public:
+  explicit WithAverages(Ema& ema) : ema_(ema) { ema_.swap(); }
+  ~WithAverages() { ema_.swap(); }
+  WithAverages(const WithAverages&) = delete;
+  WithAverages& operator=(const WithAverages&) = delete;
+
+ private:
+  Ema& ema_;
+};
+
+/// average = decay average + (1 - decay) weight.
+extern Kernel<void(const Tensor& weight, Tensor& average, double decay)> ema_update;
+/// Exchanges the elements of a and b.
+extern Kernel<void(Tensor& a, Tensor& b)> swap_elements;
+
+}  // namespace dattn

@@ -1,0 +1,56 @@
+// CPU kernel of SGD.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "optim/sgd_cpu.cpp"
+#include "hwy/foreach_target.h"
+//
+#include "core/parallel.h"
+#include "core/simd.h"
+#include "optim/sgd.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace dattn::HWY_NAMESPACE {
+
+// Elements a tile: large beside the cost of a fork, small beside the L2 cache.
+constexpr std::int64_t kSgdTile = 16384;
+
+template <typename T>
+void SgdTile(std::int64_t n, T* w, const T* grad, T* m, const SgdStep& step) {
+  const auto lr = static_cast<T>(-step.lr), momentum = static_cast<T>(step.momentum);
+  const auto decay = static_cast<T>(step.weight_decay), scale = static_cast<T>(step.gradient_scale);
+  for_lanes<T>(n, [&](auto d, std::int64_t i) HWY_ATTR {
+    const auto old = hn::LoadU(d, w + i);
+    const auto g = hn::MulAdd(hn::Set(d, decay), old, hn::Mul(hn::Set(d, scale), hn::LoadU(d, grad + i)));
+    auto direction = g;
+    if (m) {
+      const auto running = hn::MulAdd(hn::Set(d, momentum), hn::LoadU(d, m + i), g);
+      hn::StoreU(running, d, m + i);
+      direction = step.nesterov ? hn::MulAdd(hn::Set(d, momentum), running, g) : running;
+    }
+    hn::StoreU(hn::MulAdd(hn::Set(d, lr), direction, old), d, w + i);
+  });
+}
+
+void SgdUpdate(Tensor& w, const Tensor& grad, Tensor& m, const SgdStep& step) {
+  dispatch_float("sgd", w.dtype(), [&]<typename T>() HWY_ATTR {
+    T *pw = w.data<T>(), *pm = m ? m.data<T>() : nullptr;
+    const T* pg = grad.data<T>();
+    parallel_for(w.elements(), kSgdTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+      SgdTile<T>(end - begin, pw + begin, pg + begin, pm ? pm + begin : nullptr, step);
+    });
+  });
+}
+
+}  // namespace dattn::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace dattn {
+
+HWY_EXPORT(SgdUpdate);
+static void sgd_update_cpu(Tensor& w, const Tensor& grad, Tensor& m, const SgdStep& step) {
+  HWY_DYNAMIC_DISPATCH(SgdUpdate)(w, grad, m, step);
+}
+constinit Kernel<void(Tensor&, const Tensor&, Tensor&, const SgdStep&)> sgd_update{"sgd_update", sgd_update_cpu};
+
+}  // namespace dattn
+#endif
