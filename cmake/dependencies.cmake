@@ -15,3 +15,11 @@ find_library(DATTN_OPENBLAS_LIBRARY openblas PATH_SUFFIXES openblas-pthread REQU
 add_library(dattn_openblas INTERFACE IMPORTED)
 target_include_directories(dattn_openblas SYSTEM INTERFACE ${DATTN_OPENBLAS_INCLUDE})
 target_link_libraries(dattn_openblas INTERFACE ${DATTN_OPENBLAS_LIBRARY})
+
+# datasets: images of folders (stb_image), and the download of CIFAR-10 (libcurl, libarchive, and MD5 from OpenSSL).
+find_package(CURL REQUIRED)
+find_package(LibArchive REQUIRED)
+find_package(OpenSSL REQUIRED COMPONENTS Crypto)
+find_path(DATTN_STB_INCLUDE stb_image.h PATH_SUFFIXES stb REQUIRED)
+add_library(dattn_stb INTERFACE IMPORTED)
+target_include_directories(dattn_stb SYSTEM INTERFACE ${DATTN_STB_INCLUDE})

@@ -19,7 +19,7 @@ namespace dattn {
 
 namespace {
 
-thread_local bool inside_tile = false;
+thread_local bool inside_tile = false;  // or inside a SerialScope: loops run in this thread
 
 // Tells the processor that this is a waiting loop.
 inline void relax() {
@@ -138,6 +138,9 @@ void set_thread_count(int threads) {
   check(!inside_tile, "threads: the number cannot change inside a parallel loop");
   if (threads != thread_count()) the_threads() = std::make_unique<ThreadPool>(threads);
 }
+
+SerialScope::SerialScope() : before_(std::exchange(inside_tile, true)) {}
+SerialScope::~SerialScope() { inside_tile = before_; }
 
 void detail::run_tiles(std::int64_t count, std::int64_t tile, TileFunction function, void* context) {
   check(tile >= 1, "parallel_for: expected a tile of at least 1, got {}", tile);

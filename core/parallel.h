@@ -27,6 +27,18 @@ void parallel_for(std::int64_t count, std::int64_t tile, F&& f) {
   }, const_cast<std::remove_const_t<Function>*>(&f));
 }
 
+/// While one lives, the parallel loops of this thread run in it alone: for work that goes on beside a training step.
+class SerialScope {
+ public:
+  SerialScope();
+  ~SerialScope();
+  SerialScope(const SerialScope&) = delete;
+  SerialScope& operator=(const SerialScope&) = delete;
+
+ private:
+  bool before_;
+};
+
 /// Number of tiles of parallel_for(count, tile).
 constexpr std::int64_t tile_count(std::int64_t count, std::int64_t tile) { return (count + tile - 1) / tile; }
 

@@ -3,6 +3,8 @@
 
 #include <cmath>
 #include <numbers>
+#include <numeric>
+#include <utility>
 
 namespace dattn {
 
@@ -35,6 +37,11 @@ double Random::normal(std::uint64_t i) const {
   const double u = (static_cast<double>(bits(2 * i)) + 1) * 0x1p-32;
   const double angle = 2 * std::numbers::pi * static_cast<double>(bits(2 * i + 1)) * 0x1p-32;
   return std::sqrt(-2 * std::log(u)) * std::cos(angle);
+}
+
+void permute(const Random& random, std::span<std::int64_t> order) {
+  std::iota(order.begin(), order.end(), 0);
+  for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i, i)]);
 }
 
 }  // namespace dattn

@@ -21,7 +21,9 @@ class Random {
   explicit Random(std::uint64_t seed, Purpose purpose, std::uint64_t step = 0, std::uint32_t lane = 0)
       : seed_(seed), high_((step << 32) ^ (static_cast<std::uint64_t>(purpose) << 24) ^ lane) {}
 
-  std::uint32_t bits(std::uint64_t i) const { return philox(seed_, i / 4, high_)[i % 4]; }
+  std::uint32_t bits(std::uint64_t i) const { return block(i / 4)[i % 4]; }
+  /// Numbers 4i to 4i + 3 of bits(), at the price of one.
+  std::array<std::uint32_t, 4> block(std::uint64_t i) const { return philox(seed_, i, high_); }
   /// bits(first), bits(first + 1), ... by SIMD, for masks and whole tensors.
   void fill_bits(std::uint64_t first, std::span<std::uint32_t> bits) const;
   /// In [0, 1), a multiple of 2^-24, exact in float.
@@ -51,5 +53,8 @@ struct RandomState {
 /// read it: a module takes its numbers from it when it is called, and backward repeats those.
 void set_random_step(std::uint64_t seed, std::uint64_t step);
 RandomState random_state();
+
+/// Fills `order` with 0 .. n-1 in an order drawn from `random` (Fisher-Yates).
+void permute(const Random& random, std::span<std::int64_t> order);
 
 }  // namespace dattn
