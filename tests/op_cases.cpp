@@ -5,7 +5,7 @@ namespace dattn::test {
 
 std::vector<OpCase> op_cases() {
   std::vector<OpCase> all;
-  for (auto group : {basic_cases, conv_cases, sample_cases, activation_cases, norm_cases, pool_cases}) {
+  for (auto group : {basic_cases, conv_cases, sample_cases, activation_cases, norm_cases, pool_cases, dattention_cases}) {
     auto cases = group();
     all.insert(all.end(), std::make_move_iterator(cases.begin()), std::make_move_iterator(cases.end()));
   }

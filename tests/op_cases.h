@@ -65,6 +65,7 @@ std::vector<OpCase> conv_cases();
 std::vector<OpCase> norm_cases();
 std::vector<OpCase> pool_cases();
 std::vector<OpCase> sample_cases();
+std::vector<OpCase> dattention_cases();
 std::vector<OpCase> activation_cases();
 
 std::vector<OpCase> op_cases();

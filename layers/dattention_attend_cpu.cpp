@@ -1,0 +1,440 @@
+// CPU kernels of DAttention's scores, softmax and mix (6)-(9), and their gradients (16)-(21), tile by tile: neither
+// pass ever holds more of the score matrix than one tile, and backward makes its scores again from the saved logarithms
+// of the row sums.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "layers/dattention_attend_cpu.cpp"
+#include "hwy/foreach_target.h"
+//
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/parallel.h"
+#include "core/simd.h"
+#include "layers/dattention_kernels.h"
+#include "layers/dattention_tiles-inl.h"
+#include "layers/small_product-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace dattn::HWY_NAMESPACE {
+
+// --- dropout of attention weights (8) ---
+
+// Writes the mask of a tile, 0 or 1 / (1 - rate), in the order of its scores.
+template <typename T>
+void fill_mask(const Plan& plan, const DropoutMask& dropout, const Tile& t, T* mask) {
+  for (std::int64_t j = 0; j < t.samples; ++j) {
+    const std::int64_t row = ((t.image * plan.heads + t.head) * plan.samples + t.sample + j) * plan.queries + t.query;
+    dropout.factors(static_cast<std::uint64_t>(row), t.queries, mask + j * t.stride);
+    std::fill(mask + j * t.stride + t.queries, mask + (j + 1) * t.stride, T(0));
+  }
+}
+
+// --- forward ---
+
+// One step of the running softmax over samples (7): raises the maxima of the tile's rows to those of its scores, scales
+// what was summed before, and turns the scores into exponentials. `mix` is [D][stride].
+template <typename T>
+void softmax_step(const Tile& t, std::int64_t head_channels, T* s, T* most, T* sum, T* mix) {
+  const Wide<T> d;
+  for (std::int64_t i = 0; i < t.queries; i += lane_count<T>()) {
+    const auto before = hn::LoadU(d, most + i);
+    auto peak = before;
+    for (std::int64_t j = 0; j < t.samples; ++j) peak = hn::Max(peak, hn::LoadU(d, s + j * t.stride + i));
+    const auto shrink = hn::Exp(d, hn::Sub(before, peak));
+    auto total = hn::Mul(hn::LoadU(d, sum + i), shrink);
+    for (std::int64_t j = 0; j < t.samples; ++j) {
+      const auto e = hn::Exp(d, hn::Sub(hn::LoadU(d, s + j * t.stride + i), peak));
+      total = hn::Add(total, e);
+      hn::StoreU(e, d, s + j * t.stride + i);
+    }
+    hn::StoreU(peak, d, most + i);
+    hn::StoreU(total, d, sum + i);
+    for (std::int64_t c = 0; c < head_channels; ++c) {
+      hn::StoreU(hn::Mul(hn::LoadU(d, mix + c * t.stride + i), shrink), d, mix + c * t.stride + i);
+    }
+  }
+}
+
+// Ends the running softmax: divides the mix by the row sums, and makes the maxima into the logarithms of the sums.
+template <typename T>
+void softmax_finish(const Tile& t, std::int64_t head_channels, const T* sum, T* most, T* mix) {
+  const Wide<T> d;
+  for (std::int64_t i = 0; i < t.queries; i += lane_count<T>()) {
+    const auto total = hn::LoadU(d, sum + i);
+    hn::StoreU(hn::Add(hn::LoadU(d, most + i), hn::Log(d, total)), d, most + i);
+    const auto inverse = hn::Div(hn::Set(d, T(1)), total);
+    for (std::int64_t c = 0; c < head_channels; ++c) {
+      hn::StoreU(hn::Mul(hn::LoadU(d, mix + c * t.stride + i), inverse), d, mix + c * t.stride + i);
+    }
+  }
+}
+
+// y *= x over the rows of a tile.
+template <typename T>
+void multiply_tile(const Tile& t, const T* x, T* y) {
+  for_lanes<T>(t.samples * t.stride, [&](auto d, std::int64_t i) HWY_ATTR {
+    hn::StoreU(hn::Mul(hn::LoadU(d, x + i), hn::LoadU(d, y + i)), d, y + i);
+  });
+}
+
+// Scratch of a forward task.
+template <typename T>
+struct ForwardBuffers {
+  Scratch<T> keys, values, q, mix, scores, mask, most, sum;
+
+  ForwardBuffers(const Plan& plan, std::int64_t tile, bool drops)
+      : keys(size(plan.samples * plan.head_channels)),
+        values(keys.size()),
+        q(size(tile * plan.head_channels)),
+        mix(q.size()),
+        scores(size((kTileSamples + 1) * tile)),
+        mask(drops ? scores.size() : 0),
+        most(size(tile)),
+        sum(size(tile)) {}
+  static std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
+};
+
+// Mix and lse of the queries of one tile, over all samples. `t` comes with its queries set.
+template <typename T>
+void attend_tile(const Plan& plan, const Bias<T>& bias, const DropoutMask& dropout, Tile t,
+                 ForwardBuffers<T>& buffers) {
+  const std::int64_t hd = plan.head_channels, width = tile_count(t.queries, lane_count<T>()) * lane_count<T>();
+  std::fill_n(buffers.mix.data(), buffers.mix.size(), T(0));
+  std::fill_n(buffers.most.data(), buffers.most.size(), std::numeric_limits<T>::lowest());
+  std::fill_n(buffers.sum.data(), buffers.sum.size(), T(0));
+  T* s = buffers.scores.data();
+  for (t.sample = 0; t.sample < plan.samples; t.sample += kTileSamples) {
+    t.samples = std::min(kTileSamples, plan.samples - t.sample);
+    const bool biased = bias_forward(bias, t, s);
+    small_product<T>(t.samples, width, hd, {buffers.keys.data() + t.sample * hd, hd, 1}, buffers.q.data(), t.stride, s,
+                     t.stride,
+                     biased);  // (6)
+    softmax_step(t, hd, s, buffers.most.data(), buffers.sum.data(), buffers.mix.data());
+    if (dropout.drops()) {
+      fill_mask(plan, dropout, t, buffers.mask.data());
+      multiply_tile(t, buffers.mask.data(), s);
+    }
+    small_product<T>(hd, width, t.samples, {buffers.values.data() + t.sample * hd, 1, hd}, s, t.stride,
+                     buffers.mix.data(), t.stride, true);  // (9)
+  }
+  softmax_finish(t, hd, buffers.sum.data(), buffers.most.data(), buffers.mix.data());
+}
+
+// The forward pass as tasks see it.
+template <typename T>
+struct ForwardCall {
+  const Plan& plan;
+  const Bias<T>& bias;
+  const DropoutMask& dropout;
+  const T *q, *k, *v;
+  T *mix, *lse;
+
+  void run(const Task& task) const {
+    const std::int64_t tile = tile_queries<T>(), column = task.head * plan.head_channels;
+    const T scale = 1 / std::sqrt(static_cast<T>(plan.head_channels));
+    ForwardBuffers<T> buffers(plan, tile, dropout.drops());
+    for (std::int64_t n = task.first_image; n < task.last_image; ++n) {
+      const std::int64_t samples = n * plan.samples * plan.channels + column;
+      pack_rows(plan, k + samples, plan.samples, T(1), buffers.keys.data());
+      pack_rows(plan, v + samples, plan.samples, T(1), buffers.values.data());
+      for (std::int64_t i = task.first_query; i < task.last_query; i += tile) {
+        const Tile t{n, task.head, i, std::min(tile, task.last_query - i), 0, 0, tile};
+        const std::int64_t at = (n * plan.queries + i) * plan.channels + column;
+        pack_columns(plan, q + at, t.queries, scale, tile, buffers.q.data());
+        attend_tile(plan, bias, dropout, t, buffers);
+        unpack_columns(plan, buffers.mix.data(), t.queries, T(1), tile, mix + at);
+        std::copy_n(buffers.most.data(), t.queries, lse + (n * plan.heads + task.head) * plan.queries + i);
+      }
+    }
+  }
+};
+
+void AttendForward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& positions, const DAttentionBias& b,
+                   const DropoutMask& dropout, Tensor& mix, Tensor& lse) {
+  dispatch_float("dattention", q.dtype(), [&]<typename T>() HWY_ATTR {
+    const Plan plan(q, k, lse, b.kind, tile_queries<T>());
+    const BiasInputs<T> inputs(plan, q, positions, b);
+    const ForwardCall<T> call{plan,        inputs.bias, dropout,       q.data<T>(),
+                              k.data<T>(), v.data<T>(), mix.data<T>(), lse.data<T>()};
+    parallel_for(plan.tasks(), 1, [&](std::int64_t index, std::int64_t) HWY_ATTR { call.run(Task(plan, index)); });
+  });
+}
+
+// --- backward ---
+
+// Scratch of a backward task.
+template <typename T>
+struct BackwardBuffers {
+  Scratch<T> keys, values, dkeys, dvalues;            // [K][D]
+  Scratch<T> q, dmix, dq, q_rows, dmix_rows;          // [D][tile], and [tile][D]
+  Scratch<T> scores, dscores, mask, lse, delta, row;  // tiles; per query; a map row with guards
+
+  BackwardBuffers(const Plan& plan, std::int64_t tile, std::int64_t map_width, bool drops)
+      : keys(size(plan.samples * plan.head_channels)),
+        values(keys.size()),
+        dkeys(keys.size()),
+        dvalues(keys.size()),
+        q(size(tile * plan.head_channels)),
+        dmix(q.size()),
+        dq(q.size()),
+        q_rows(q.size()),
+        dmix_rows(q.size()),
+        scores(size((kTileSamples + 1) * tile)),
+        dscores(scores.size()),
+        mask(drops ? scores.size() : 0),
+        lse(size(tile)),
+        delta(size(tile)),
+        row(size(map_width + 2)) {}
+  static std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
+};
+
+// From scores s and products dp = v . dmix of a tile: weights (7) into s, times the mask, and gradients of scores (17),
+// (19) into dp.
+template <typename T>
+void softmax_backward(const Tile& t, const T* lse, const T* delta, const T* mask, T* s, T* dp) {
+  const Wide<T> d;
+  for (std::int64_t i = 0; i < t.queries; i += lane_count<T>()) {
+    const auto row_lse = hn::LoadU(d, lse + i), row_delta = hn::LoadU(d, delta + i);
+    for (std::int64_t j = 0; j < t.samples; ++j) {
+      const std::int64_t at = j * t.stride + i;
+      const auto weight = hn::Exp(d, hn::Sub(hn::LoadU(d, s + at), row_lse));
+      const auto factor = mask ? hn::LoadU(d, mask + at) : hn::Set(d, T(1));
+      hn::StoreU(hn::Mul(weight, factor), d, s + at);
+      hn::StoreU(hn::Mul(weight, hn::MulSub(hn::LoadU(d, dp + at), factor, row_delta)), d, dp + at);
+    }
+  }
+}
+
+// Gradients from the queries of one tile: dq of the tile written, dkeys, dvalues and the bias's added to.
+template <typename T>
+void attend_tile_backward(const Plan& plan, const Bias<T>& bias, const DropoutMask& dropout, Tile t,
+                          BackwardBuffers<T>& b, const BiasGradient<T>& gradient) {
+  const std::int64_t hd = plan.head_channels, width = tile_count(t.queries, lane_count<T>()) * lane_count<T>();
+  T *s = b.scores.data(), *ds = b.dscores.data();
+  std::fill_n(b.dq.data(), b.dq.size(), T(0));
+  for (t.sample = 0; t.sample < plan.samples; t.sample += kTileSamples) {
+    t.samples = std::min(kTileSamples, plan.samples - t.sample);
+    const std::int64_t first = t.sample * hd;
+    const bool biased = bias_forward(bias, t, s);
+    small_product<T>(t.samples, width, hd, {b.keys.data() + first, hd, 1}, b.q.data(), t.stride, s, t.stride, biased);
+    small_product<T>(t.samples, width, hd, {b.values.data() + first, hd, 1}, b.dmix.data(), t.stride, ds, t.stride,
+                     false);
+    const bool drops = dropout.drops();
+    if (drops) fill_mask(plan, dropout, t, b.mask.data());
+    softmax_backward(t, b.lse.data(), b.delta.data(), drops ? b.mask.data() : nullptr, s, ds);
+    small_product<T>(t.samples, hd, t.queries, {s, t.stride, 1}, b.dmix_rows.data(), hd, b.dvalues.data() + first, hd,
+                     true);  // (16)
+    small_product<T>(hd, width, t.samples, {b.keys.data() + first, 1, hd}, ds, t.stride, b.dq.data(), t.stride,
+                     true);  // (20)
+    small_product<T>(t.samples, hd, t.queries, {ds, t.stride, 1}, b.q_rows.data(), hd, b.dkeys.data() + first, hd,
+                     true);  // (21)
+    bias_backward(bias, t, ds, gradient);
+  }
+}
+
+// Loads a tile's queries, mix gradients, lse and Delta (18). Padding has lse so large that its weights are zero.
+template <typename T>
+void load_tile(const Plan& plan, const Tile& t, const T* q, const T* dmix, const T* mix, const T* lse, T scale,
+               BackwardBuffers<T>& b) {
+  pack_columns(plan, q, t.queries, scale, t.stride, b.q.data());
+  pack_columns(plan, dmix, t.queries, T(1), t.stride, b.dmix.data());
+  pack_rows(plan, q, t.queries, scale, b.q_rows.data());
+  pack_rows(plan, dmix, t.queries, T(1), b.dmix_rows.data());
+  std::fill(std::copy_n(lse, t.queries, b.lse.data()), b.lse.data() + t.stride, std::numeric_limits<T>::max());
+  std::fill_n(b.delta.data(), t.stride, T(0));
+  for (std::int64_t i = 0; i < t.queries; ++i) {
+    b.delta[static_cast<std::size_t>(i)] = dot(plan.head_channels, dmix + i * plan.channels, mix + i * plan.channels);
+  }
+}
+
+// Sums that tasks keep for themselves, added up in order afterwards.
+template <typename T>
+struct Partials {
+  std::int64_t keys, table, positions;  // elements of one
+  Scratch<T> dk, dv;                    // [chunks][N,K,C]; empty where one chunk writes the tensors themselves
+  Scratch<T> dtable;                    // [tasks][table]
+  Scratch<T> dpositions;                // [chunks][N,M,K,2]
+
+  Partials(const Plan& plan, const Bias<T>& bias)
+      : keys(plan.images * plan.samples * plan.channels),
+        table(table_elements(bias)),
+        positions(bias.moves() ? plan.images * plan.heads * plan.samples * 2 : 0),
+        dk(size(plan.chunks > 1 ? plan.chunks * keys : 0)),
+        dv(dk.size()),
+        dtable(size(plan.tasks() * table)),
+        dpositions(size(plan.chunks * positions)) {
+    std::fill_n(dtable.data(), dtable.size(), T(0));
+    std::fill_n(dpositions.data(), dpositions.size(), T(0));
+  }
+  static std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
+  static std::int64_t table_elements(const Bias<T>& bias) {
+    if (bias.kind == BiasKind::table) return bias.ring_size();
+    return bias.kind == BiasKind::log_cpb ? bias.hidden * 4 * lane_count<T>() : 0;
+  }
+};
+
+// y = the sum of `count` arrays of n elements, one after the other in x.
+template <typename T>
+void fold(const T* x, std::int64_t count, std::int64_t n, T* y) {
+  parallel_for(n, 4096, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    std::copy_n(x + begin, end - begin, y + begin);
+    for (std::int64_t i = 1; i < count; ++i) axpy(end - begin, T(1), x + i * n + begin, y + begin);
+  });
+}
+
+// Gradients of positions (29), (30) from those by chunk and head: dpositions [N,K,G,2].
+template <typename T>
+void fold_positions(const Plan& plan, const Bias<T>& bias, Partials<T>& partials, T* dpositions) {
+  const T* parts = partials.dpositions.data();
+  for (std::int64_t n = 0; n < plan.images; ++n) {
+    for (std::int64_t i = 0; i < plan.samples * bias.groups * 2; ++i) {
+      const std::int64_t sample = i / 2 / bias.groups, group = i / 2 % bias.groups;
+      T sum = 0;
+      for (std::int64_t chunk = 0; chunk < plan.chunks; ++chunk) {
+        for (std::int64_t m = group * bias.per_group; m < (group + 1) * bias.per_group; ++m) {
+          sum += parts[chunk * partials.positions + ((n * plan.heads + m) * plan.samples + sample) * 2 + i % 2];
+        }
+      }
+      dpositions[n * plan.samples * bias.groups * 2 + i] = sum;
+    }
+  }
+}
+
+// Adds the tasks' gradients of the relative table, or of the log-CPB network, to the parameters'.
+template <typename T>
+void fold_bias(const Plan& plan, const Bias<T>& bias, Partials<T>& partials, const DAttentionBias& b) {
+  for (std::int64_t index = 0; index < plan.tasks(); ++index) {
+    const Task task(plan, index);
+    const T* part = partials.dtable.data() + index * partials.table;
+    if (bias.kind == BiasKind::table && b.table.trainable()) {
+      const std::int64_t rows = 2 * bias.table_height - 1, columns = 2 * bias.table_width - 1;
+      T* dtable = b.table.grad().data<T>() + task.head * rows * columns;
+      for (std::int64_t r = 0; r < rows; ++r)
+        axpy(columns, T(1), part + (r + 1) * bias.ring_row() + 1, dtable + r * columns);
+    }
+    if (bias.kind != BiasKind::log_cpb) continue;
+    const std::int64_t lanes = lane_count<T>();
+    for (std::int64_t c = 0; c < bias.hidden; ++c) {
+      const auto sum = [&](std::int64_t place) HWY_ATTR {
+        return sum_lanes<T>(
+            lanes, [&](auto d, std::int64_t i) HWY_ATTR { return hn::LoadU(d, part + (4 * c + place) * lanes + i); });
+      };
+      if (b.w2.trainable()) b.w2.grad().data<T>()[task.head % bias.per_group * bias.hidden + c] += sum(0);
+      if (b.b1.trainable()) b.b1.grad().data<T>()[c] += sum(1);
+      if (b.w1.trainable()) b.w1.grad().data<T>()[2 * c] += sum(2), b.w1.grad().data<T>()[2 * c + 1] += sum(3);
+    }
+  }
+}
+
+// The backward pass as tasks see it.
+template <typename T>
+struct BackwardCall {
+  const Plan& plan;
+  const Bias<T>& bias;
+  const DropoutMask& dropout;
+  std::int64_t map_width;
+  const T *dmix, *q, *k, *v, *mix, *lse;
+  T *dq, *dk, *dv;    // dk and dv: [chunks][N,K,C]
+  T* fixed_gradient;  // of a fixed table [M,H*W,K]; each element has one task
+  Partials<T>& partials;
+
+  void run(std::int64_t index) const {
+    const Task task(plan, index);
+    BackwardBuffers<T> buffers(plan, tile_queries<T>(), map_width, dropout.drops());
+    BiasGradient<T> gradient;
+    gradient.row = buffers.row.data();
+    gradient.table = partials.dtable.data() + index * partials.table;
+    if (bias.kind == BiasKind::fixed) {
+      gradient.table = fixed_gradient ? fixed_gradient + task.head * plan.queries * plan.samples : nullptr;
+    }
+    for (std::int64_t n = task.first_image; n < task.last_image; ++n) {
+      const std::int64_t samples = n * plan.samples * plan.channels + task.head * plan.head_channels;
+      pack_rows(plan, k + samples, plan.samples, T(1), buffers.keys.data());
+      pack_rows(plan, v + samples, plan.samples, T(1), buffers.values.data());
+      std::fill_n(buffers.dkeys.data(), buffers.dkeys.size(), T(0));
+      std::fill_n(buffers.dvalues.data(), buffers.dvalues.size(), T(0));
+      gradient.positions = partials.dpositions.data() + task.chunk * partials.positions +
+                           (n * plan.heads + task.head) * plan.samples * 2;
+      run_image(task, n, buffers, gradient);
+      unpack_rows(plan, buffers.dkeys.data(), plan.samples, dk + task.chunk * partials.keys + samples);
+      unpack_rows(plan, buffers.dvalues.data(), plan.samples, dv + task.chunk * partials.keys + samples);
+    }
+  }
+
+ private:
+  void run_image(const Task& task, std::int64_t n, BackwardBuffers<T>& buffers, const BiasGradient<T>& gradient) const {
+    const std::int64_t tile = tile_queries<T>();
+    const T scale = 1 / std::sqrt(static_cast<T>(plan.head_channels));
+    for (std::int64_t i = task.first_query; i < task.last_query; i += tile) {
+      const Tile t{n, task.head, i, std::min(tile, task.last_query - i), 0, 0, tile};
+      const std::int64_t at = (n * plan.queries + i) * plan.channels + task.head * plan.head_channels;
+      load_tile(plan, t, q + at, dmix + at, mix + at, lse + (n * plan.heads + task.head) * plan.queries + i, scale,
+                buffers);
+      attend_tile_backward(plan, bias, dropout, t, buffers, gradient);
+      unpack_columns(plan, buffers.dq.data(), t.queries, scale, tile, dq + at);
+    }
+  }
+};
+
+void AttendBackward(const Tensor& dmix, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& positions,
+                    const DAttentionBias& b, const DropoutMask& dropout, const Tensor& mix, const Tensor& lse,
+                    Tensor& dq, Tensor& dk, Tensor& dv, Tensor& dpositions) {
+  dispatch_float("dattention", q.dtype(), [&]<typename T>() HWY_ATTR {
+    const Plan plan(q, k, lse, b.kind, tile_queries<T>());
+    const BiasInputs<T> inputs(plan, q, positions, b);
+    Partials<T> partials(plan, inputs.bias);
+    const bool direct = plan.chunks == 1;
+    const BackwardCall<T> call{plan,
+                               inputs.bias,
+                               dropout,
+                               q.size(2),
+                               dmix.data<T>(),
+                               q.data<T>(),
+                               k.data<T>(),
+                               v.data<T>(),
+                               mix.data<T>(),
+                               lse.data<T>(),
+                               dq.data<T>(),
+                               direct ? dk.data<T>() : partials.dk.data(),
+                               direct ? dv.data<T>() : partials.dv.data(),
+                               b.kind == BiasKind::fixed && b.table.trainable() ? b.table.grad().data<T>() : nullptr,
+                               partials};
+    parallel_for(plan.tasks(), 1, [&](std::int64_t index, std::int64_t) HWY_ATTR { call.run(index); });
+    if (!direct) {
+      fold(partials.dk.data(), plan.chunks, partials.keys, dk.data<T>());
+      fold(partials.dv.data(), plan.chunks, partials.keys, dv.data<T>());
+    }
+    fold_bias(plan, inputs.bias, partials, b);
+    if (dpositions.defined()) fold_positions(plan, inputs.bias, partials, dpositions.data<T>());
+  });
+}
+
+}  // namespace dattn::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace dattn {
+
+HWY_EXPORT(AttendForward);
+static void attend_forward_cpu(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& positions,
+                               const DAttentionBias& bias, const DropoutMask& mask, Tensor& mix, Tensor& lse) {
+  HWY_DYNAMIC_DISPATCH(AttendForward)(q, k, v, positions, bias, mask, mix, lse);
+}
+constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const DAttentionBias&,
+                      const DropoutMask&, Tensor&, Tensor&)>
+    dattention_attend_forward{"dattention_attend_forward", attend_forward_cpu};
+
+HWY_EXPORT(AttendBackward);
+static void attend_backward_cpu(const Tensor& dmix, const Tensor& q, const Tensor& k, const Tensor& v,
+                                const Tensor& positions, const DAttentionBias& bias, const DropoutMask& mask,
+                                const Tensor& mix, const Tensor& lse, Tensor& dq, Tensor& dk, Tensor& dv,
+                                Tensor& dpositions) {
+  HWY_DYNAMIC_DISPATCH(AttendBackward)(dmix, q, k, v, positions, bias, mask, mix, lse, dq, dk, dv, dpositions);
+}
+constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const DAttentionBias&,
+                      const DropoutMask&, const Tensor&, const Tensor&, Tensor&, Tensor&, Tensor&, Tensor&)>
+    dattention_attend_backward{"dattention_attend_backward", attend_backward_cpu};
+
+}  // namespace dattn
+#endif

@@ -1,0 +1,161 @@
+// The fused operation of DAttention: its checks and its node. It samples by the kernels of grid_sample, projects by
+// those of linear.
+#include "core/ops.h"
+#include "layers/dattention.h"
+#include "layers/grid_sample.h"
+
+namespace dattn {
+
+namespace {
+
+// A 1x1 filter bank as the matrix that it is.
+Tensor matrix(const Tensor& filters) { return filters.view({filters.size(0), filters.size(-1)}); }
+
+constexpr GridSampleOptions kSampling{
+    .padding = Padding::zeros, .align_corners = true, .order = PointOrder::yx};  // (3)
+
+// Positions [N,Hk,Wk,G,2] as the list of points [N,K,G,2] that they are.
+Tensor points(const Tensor& positions) {
+  return positions.view({positions.size(0), positions.size(1) * positions.size(2), positions.size(3), 2});
+}
+
+struct DAttentionNode : Node {
+  Tensor x, q, offsets;  // inputs
+  Tensor positions;      // [N,Hk,Wk,G,2]; undefined without offsets, as `sampled` is then x
+  Tensor sampled, k, v;  // [N,Hk,Wk,C]
+  Tensor mix, lse;       // [N,H,W,C], [N,M,H*W]
+  Parameter wk, bk, wv, bv;
+  DAttentionBias bias;
+  double factor = 0;
+  DropoutMask mask;
+
+  const char* name() const override { return "dattention"; }
+
+  void backward(const Tensor& dmix) override {
+    Tensor dq = Tensor::like(q), dk = Tensor::like(k), dv = Tensor::like(v), dpositions;
+    if (needs(2)) dpositions = Tensor::zeros(positions.shape(), positions.dtype(), positions.device());
+    Tensor from_bias = bias.moves() ? dpositions : Tensor();
+    dattention_attend_backward(dmix, q, k, v, positions, bias, mask, mix, lse, dq, dk, dv, from_bias);
+    if (needs(1)) give(1, std::move(dq));
+    project_backward(dk, sampled, wk, bk);
+    project_backward(dv, sampled, wv, bv);
+    if (!needs(0) && !needs(2)) return;
+    Tensor dsampled = Tensor::like(sampled), from_values = Tensor::like(sampled);  // (22)
+    linear_backward_data(dk, matrix(wk.value()), dsampled);
+    linear_backward_data(dv, matrix(wv.value()), from_values);
+    add_forward(dsampled, from_values, dsampled);
+    if (!positions.defined()) return give(0, std::move(dsampled));
+    sample_backward(dsampled, dpositions);
+  }
+
+ private:
+  // (23)
+  static void project_backward(const Tensor& dy, const Tensor& x, const Parameter& w, const Parameter& b) {
+    if (w.trainable()) {
+      Tensor dw = matrix(w.grad());
+      linear_backward_weight(dy, x, dw);
+    }
+    if (b.trainable()) bias_backward(dy, b.grad());
+  }
+
+  void sample_backward(const Tensor& dsampled, Tensor& dpositions) {
+    if (needs(0)) {
+      Tensor dx = Tensor::like(x);
+      grid_sample_backward_x(dsampled, points(positions), kSampling, dx);  // (24)
+      give(0, std::move(dx));
+    }
+    if (needs(2)) {
+      Tensor dpoints = points(dpositions);
+      grid_sample_backward_points(dsampled, x, points(positions), kSampling, dpoints);  // (25)-(26)
+      Tensor doffsets = Tensor::like(offsets);
+      dattention_positions_backward(dpositions, offsets, factor, doffsets);
+      give(2, std::move(doffsets));
+    }
+  }
+};
+
+void expect_parameter(const char* label, const Parameter& p, const Shape& shape, const Tensor& q) {
+  if (p && p.shape() == shape && p.value().dtype() == q.dtype()) return;
+  fail("dattention: expected {} {} {}, got {} ({})", label, shape, name(q.dtype()),
+       p ? describe(label, p.value()) : "none", describe("q", q));
+}
+
+void check_bias(const DAttentionBias& bias, const Tensor& q, const Tensor& offsets, std::int64_t heads,
+                std::int64_t samples) {
+  check(!bias.moves() || offsets.defined(), "dattention: a bias of relative positions needs offsets");
+  if (bias.kind == BiasKind::table) {
+    const bool three = bias.table && bias.table.shape().rank() == 3;
+    if (!three || bias.table.shape()[0] != heads || bias.table.shape()[1] % 2 == 0 || bias.table.shape()[2] % 2 == 0) {
+      fail("dattention: expected a bias table [{}, 2h-1, 2w-1], got {}", heads,
+           bias.table ? describe("table", bias.table.value()) : "none");
+    }
+    expect_parameter("table", bias.table, bias.table.shape(), q);
+  }
+  if (bias.kind == BiasKind::fixed) expect_parameter("table", bias.table, {heads, q.size(1) * q.size(2), samples}, q);
+  if (bias.kind == BiasKind::log_cpb) {
+    const std::int64_t hidden = bias.b1 ? bias.b1.shape().elements() : 0;
+    expect_parameter("b1", bias.b1, {hidden}, q);
+    expect_parameter("w1", bias.w1, {hidden, 2}, q);
+    expect_parameter("w2", bias.w2, {heads / offsets.size(3), hidden}, q);
+  }
+}
+
+void check_arguments(const Tensor& x, const Tensor& q, const Tensor& offsets, std::initializer_list<Parameter> weights,
+                     std::initializer_list<Parameter> biases, std::int64_t heads) {
+  const auto shapes = [&] {
+    return fmt::format("({}, {}{})", describe("x", x), describe("q", q),
+                       offsets.defined() ? ", " + describe("offsets", offsets) : "");
+  };
+  if (x.rank() != 4 || q.rank() != 4) fail("dattention: expected x and q [N,H,W,C] {}", shapes());
+  const std::int64_t channels = q.size(3);
+  const bool match = offsets.defined() ? x.shape() == q.shape() : x.size(0) == q.size(0) && x.size(3) == channels;
+  if (!match || x.dtype() != q.dtype()) fail("dattention: x does not go with q {}", shapes());
+  if (heads < 1 || channels % heads != 0)
+    fail("dattention: {} heads do not divide {} channels {}", heads, channels, shapes());
+  if (offsets.defined()) {
+    const bool good =
+        offsets.rank() == 5 && offsets.size(0) == q.size(0) && offsets.size(4) == 2 && offsets.dtype() == q.dtype();
+    if (!good) fail("dattention: expected offsets [{},Hk,Wk,G,2] {}", q.size(0), shapes());
+    const std::int64_t groups = offsets.size(3);
+    if (groups < 1 || heads % groups != 0)
+      fail("dattention: {} groups do not divide {} heads {}", groups, heads, shapes());
+  }
+  for (const Parameter& w : weights) {
+    const bool good =
+        w && w.value().elements() == channels * channels && w.shape()[0] == channels && w.shape()[-1] == channels;
+    if (!good) fail("dattention: expected projections [{0},1,1,{0}] {1}", channels, shapes());
+  }
+  for (const Parameter& b : biases) {
+    if (!b || b.shape() != Shape{channels}) fail("dattention: expected projection biases [{}] {}", channels, shapes());
+  }
+}
+
+}  // namespace
+
+Tensor dattention(const Tensor& x, const Tensor& q, const Tensor& offsets, const Parameter& wk, const Parameter& bk,
+                  const Parameter& wv, const Parameter& bv, const DAttentionBias& bias, std::int64_t heads,
+                  double factor, const DropoutMask& mask) {
+  check_arguments(x, q, offsets, {wk, wv}, {bk, bv}, heads);
+  Tensor positions, sampled = x.detach();
+  if (offsets.defined()) {
+    positions = Tensor::like(offsets);
+    dattention_positions_forward(offsets, factor, positions);  // (2)
+    sampled = Tensor::empty({x.size(0), offsets.size(1), offsets.size(2), x.size(3)}, x.dtype(), x.device());
+    grid_sample_forward(x, points(positions), kSampling, sampled);  // (4)
+  }
+  check_bias(bias, q, offsets, heads, sampled.size(1) * sampled.size(2));
+  Tensor k = Tensor::like(sampled), v = Tensor::like(sampled);
+  linear_forward(sampled, matrix(wk.value()), bk.value(), k);  // (5)
+  linear_forward(sampled, matrix(wv.value()), bv.value(), v);
+  Tensor mix = Tensor::like(q), lse = Tensor::empty({q.size(0), heads, q.size(1) * q.size(2)}, q.dtype(), q.device());
+  dattention_attend_forward(q, k, v, positions, bias, mask, mix, lse);
+  return record<DAttentionNode>(
+      mix, {x, q, offsets}, {wk, bk, wv, bv, bias.table, bias.w1, bias.b1, bias.w2}, [&](DAttentionNode& node) {
+        node.x = x.detach(), node.q = q.detach(), node.offsets = offsets.detach();
+        node.positions = positions, node.sampled = sampled, node.k = k, node.v = v, node.mix = mix, node.lse = lse;
+        node.wk = wk, node.bk = bk, node.wv = wv, node.bv = bv, node.bias = bias;
+        node.factor = factor, node.mask = mask;
+      });
+}
+
+}  // namespace dattn

@@ -1,0 +1,90 @@
+// CPU kernels of DAttention's sampling positions, p = r + s tanh(o) or clamp(r + o) (2), and their gradients (31).
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "layers/dattention_positions_cpu.cpp"
+#include "hwy/foreach_target.h"
+//
+#include <algorithm>
+
+#include "core/parallel.h"
+#include "core/simd.h"
+#include "layers/dattention_kernels.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace dattn::HWY_NAMESPACE {
+
+// Reference point (1) and offset range of every number of an image's positions [Hk,Wk,G,2].
+template <typename T>
+void fill_references(const Shape& shape, double factor, T* reference, T* range) {
+  const std::int64_t size[2] = {shape[1], shape[2]}, groups = shape[3];
+  for (std::int64_t i = 0; i < size[0] * size[1] * groups * 2; ++i) {
+    const std::int64_t axis = i % 2, sample = i / (2 * groups);
+    const std::int64_t place = axis == 0 ? sample / size[1] : sample % size[1];
+    reference[i] = static_cast<T>(dattention_reference_point(place, size[axis]));
+    range[i] = static_cast<T>(factor / static_cast<double>(std::max<std::int64_t>(size[axis] - 1, 1)));
+  }
+}
+
+void PositionsForward(const Tensor& offsets, double factor, Tensor& positions) {
+  dispatch_float("dattention_positions", offsets.dtype(), [&]<typename T>() HWY_ATTR {
+    const std::int64_t image = offsets.elements() / offsets.size(0);
+    Scratch<T> reference(static_cast<std::size_t>(image)), range(static_cast<std::size_t>(image));
+    fill_references(offsets.shape(), factor, reference.data(), range.data());
+    const T *o = offsets.data<T>(), *r = reference.data(), *s = range.data();
+    T* p = positions.data<T>();
+    parallel_for(offsets.size(0), 1, [&](std::int64_t n, std::int64_t) HWY_ATTR {
+      for_lanes<T>(image, [&](auto d, std::int64_t i) HWY_ATTR {
+        const auto offset = hn::LoadU(d, o + n * image + i), point = hn::LoadU(d, r + i);
+        const auto one = hn::Set(d, T(1));
+        const auto position = factor >= 0 ? hn::MulAdd(hn::LoadU(d, s + i), hn::Tanh(d, offset), point)
+                                          : hn::Min(hn::Max(hn::Add(offset, point), hn::Neg(one)), one);
+        hn::StoreU(position, d, p + n * image + i);
+      });
+    });
+  });
+}
+
+void PositionsBackward(const Tensor& dpositions, const Tensor& offsets, double factor, Tensor& doffsets) {
+  dispatch_float("dattention_positions", offsets.dtype(), [&]<typename T>() HWY_ATTR {
+    const std::int64_t image = offsets.elements() / offsets.size(0);
+    Scratch<T> reference(static_cast<std::size_t>(image)), range(static_cast<std::size_t>(image));
+    fill_references(offsets.shape(), factor, reference.data(), range.data());
+    const T *o = offsets.data<T>(), *dp = dpositions.data<T>(), *r = reference.data(), *s = range.data();
+    T* po = doffsets.data<T>();
+    parallel_for(offsets.size(0), 1, [&](std::int64_t n, std::int64_t) HWY_ATTR {
+      for_lanes<T>(image, [&](auto d, std::int64_t i) HWY_ATTR {  // (31)
+        const auto offset = hn::LoadU(d, o + n * image + i), gradient = hn::LoadU(d, dp + n * image + i);
+        const auto one = hn::Set(d, T(1));
+        if (factor >= 0) {
+          const auto t = hn::Tanh(d, offset);
+          hn::StoreU(hn::Mul(hn::Mul(gradient, hn::LoadU(d, s + i)), hn::NegMulAdd(t, t, one)), d, po + n * image + i);
+        } else {
+          const auto inside = hn::Le(hn::Abs(hn::Add(offset, hn::LoadU(d, r + i))), one);
+          hn::StoreU(hn::IfThenElseZero(inside, gradient), d, po + n * image + i);
+        }
+      });
+    });
+  });
+}
+
+}  // namespace dattn::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace dattn {
+
+HWY_EXPORT(PositionsForward);
+static void positions_forward_cpu(const Tensor& offsets, double factor, Tensor& positions) {
+  HWY_DYNAMIC_DISPATCH(PositionsForward)(offsets, factor, positions);
+}
+constinit Kernel<void(const Tensor&, double, Tensor&)> dattention_positions_forward{"dattention_positions_forward",
+                                                                                    positions_forward_cpu};
+
+HWY_EXPORT(PositionsBackward);
+static void positions_backward_cpu(const Tensor& dpositions, const Tensor& offsets, double factor, Tensor& doffsets) {
+  HWY_DYNAMIC_DISPATCH(PositionsBackward)(dpositions, offsets, factor, doffsets);
+}
+constinit Kernel<void(const Tensor&, const Tensor&, double, Tensor&)> dattention_positions_backward{
+    "dattention_positions_backward", positions_backward_cpu};
+
+}  // namespace dattn
+#endif

@@ -1,0 +1,165 @@
+// What DAttention's attend kernels share: how a call is cut into tasks and tiles, copies of one head's rows, and the
+// bias's inputs. Included by dattention_attend_cpu.cpp, once for each instruction set.
+#if defined(DATTN_LAYERS_DATTENTION_TILES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef DATTN_LAYERS_DATTENTION_TILES_INL_H_
+#undef DATTN_LAYERS_DATTENTION_TILES_INL_H_
+#else
+#define DATTN_LAYERS_DATTENTION_TILES_INL_H_
+#endif
+
+#include <algorithm>
+
+#include "core/simd.h"
+#include "layers/dattention_bias-inl.h"
+#include "layers/dattention_kernels.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace dattn::HWY_NAMESPACE {
+
+// Vectors run along queries: a tile's scores are s[j][i], its queries and mixes are held transposed [D][i], keys and
+// values as rows [K][D] of one head. Row maxima and sums are then whole vectors, and all five products broadcast one
+// side.
+constexpr std::int64_t kTileVectors = 6;  // queries of a tile, in vectors: two blocks of three in small_product
+constexpr std::int64_t kTileSamples =
+    64;                              // samples of a tile: scores and their gradients stay in the first-level cache
+constexpr std::int64_t kTasks = 32;  // tasks that a call is cut into, about: enough to keep many threads busy
+
+template <typename T>
+std::int64_t lane_count() {
+  return static_cast<std::int64_t>(hn::Lanes(Wide<T>()));
+}
+template <typename T>
+std::int64_t tile_queries() {
+  return kTileVectors * lane_count<T>();
+}
+
+/// Sizes of a call, and how it is cut: a task has one head, a part of the images and a chunk of the queries.
+struct Plan {
+  std::int64_t images, queries, samples, channels, heads, head_channels;
+  std::int64_t parts, chunks, chunk_queries;
+
+  Plan(const Tensor& q, const Tensor& k, const Tensor& lse, BiasKind bias, std::int64_t tile)
+      : images(q.size(0)),
+        queries(q.size(1) * q.size(2)),
+        samples(k.size(1) * k.size(2)),
+        channels(q.size(3)),
+        heads(lse.size(1)),
+        head_channels(channels / heads) {
+    // Gradients of a fixed table are as large as the scores of an image, so they are not held once for each part.
+    parts = bias == BiasKind::fixed ? 1 : std::min(images, kTasks);
+    const std::int64_t tiles = tile_count(queries, tile);
+    chunk_queries = tile * tile_count(tiles, std::min(tiles, tile_count(kTasks, parts * heads)));
+    chunks = tile_count(queries, chunk_queries);
+  }
+  std::int64_t tasks() const { return parts * heads * chunks; }
+};
+
+struct Task {
+  std::int64_t part, head, chunk, first_image, last_image, first_query, last_query;
+
+  Task(const Plan& plan, std::int64_t index)
+      : part(index / plan.chunks / plan.heads),
+        head(index / plan.chunks % plan.heads),
+        chunk(index % plan.chunks),
+        first_image(part * plan.images / plan.parts),
+        last_image((part + 1) * plan.images / plan.parts),
+        first_query(chunk * plan.chunk_queries),
+        last_query(std::min(plan.queries, first_query + plan.chunk_queries)) {}
+};
+
+// --- copies between the tensors and one head's tiles ---
+
+// to[row][c] = from[row, head's channel c]; rows of `from` are `channels` long.
+template <typename T>
+void pack_rows(const Plan& plan, const T* from, std::int64_t rows, T scale, T* to) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t c = 0; c < plan.head_channels; ++c)
+      to[r * plan.head_channels + c] = scale * from[r * plan.channels + c];
+  }
+}
+
+// to[c][row] = from[row, head's channel c], the columns from `rows` to `stride` zero.
+template <typename T>
+void pack_columns(const Plan& plan, const T* from, std::int64_t rows, T scale, std::int64_t stride, T* to) {
+  for (std::int64_t c = 0; c < plan.head_channels; ++c) {
+    for (std::int64_t r = 0; r < rows; ++r) to[c * stride + r] = scale * from[r * plan.channels + c];
+    std::fill(to + c * stride + rows, to + (c + 1) * stride, T(0));
+  }
+}
+
+// to[row, head's channel c] = scale * from[c][row].
+template <typename T>
+void unpack_columns(const Plan& plan, const T* from, std::int64_t rows, T scale, std::int64_t stride, T* to) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t c = 0; c < plan.head_channels; ++c) to[r * plan.channels + c] = scale * from[c * stride + r];
+  }
+}
+
+// The same as rows: to[row, head's channel c] = from[row][c].
+template <typename T>
+void unpack_rows(const Plan& plan, const T* from, std::int64_t rows, T* to) {
+  for (std::int64_t r = 0; r < rows; ++r)
+    std::copy_n(from + r * plan.head_channels, plan.head_channels, to + r * plan.channels);
+}
+
+// --- the bias in kernel form ---
+
+// Coordinates of queries and the table in its ring of zeros, shared by all tasks of a call.
+template <typename T>
+class BiasInputs {
+ public:
+  BiasInputs(const Plan& plan, const Tensor& q, const Tensor& positions, const DAttentionBias& b)
+      : query_y_(padded(plan, b)), query_x_(padded(plan, b)), ring_(ring_elements(plan, b)) {
+    bias.kind = b.kind, bias.height = q.size(1), bias.width = q.size(2), bias.samples = plan.samples;
+    if (bias.moves()) {
+      bias.groups = positions.size(3), bias.per_group = plan.heads / bias.groups;
+      bias.positions = positions.data<T>();
+      fill_coordinates();
+    }
+    if (b.kind == BiasKind::table) fill_ring(plan, b.table.value());
+    if (b.kind == BiasKind::fixed) bias.table = b.table.value().data<T>();
+    if (b.kind == BiasKind::log_cpb) {
+      bias.hidden = b.b1.shape()[0];
+      bias.w1 = b.w1.value().data<T>(), bias.b1 = b.b1.value().data<T>(), bias.w2 = b.w2.value().data<T>();
+    }
+  }
+
+  Bias<T> bias;
+
+ private:
+  static std::size_t padded(const Plan& plan, const DAttentionBias& b) {
+    return b.moves() ? static_cast<std::size_t>(plan.queries + tile_queries<T>()) : 0;
+  }
+  static std::size_t ring_elements(const Plan& plan, const DAttentionBias& b) {
+    if (b.kind != BiasKind::table) return 0;
+    const Shape& s = b.table.shape();
+    return static_cast<std::size_t>(plan.heads * (s[1] + 2) * (s[2] + 2) + tile_queries<T>());
+  }
+
+  void fill_coordinates() {
+    for (std::size_t i = 0; i < query_y_.size(); ++i) {
+      const auto at = std::min(static_cast<std::int64_t>(i), bias.height * bias.width - 1);
+      query_y_[i] = static_cast<T>(dattention_query_coordinate(at / bias.width, bias.height));
+      query_x_[i] = static_cast<T>(dattention_query_coordinate(at % bias.width, bias.width));
+    }
+    bias.query_y = query_y_.data(), bias.query_x = query_x_.data();
+  }
+
+  void fill_ring(const Plan& plan, const Tensor& table) {
+    const std::int64_t rows = table.size(1), columns = table.size(2);
+    bias.table_height = (rows + 1) / 2, bias.table_width = (columns + 1) / 2;
+    std::fill_n(ring_.data(), ring_.size(), T(0));
+    for (std::int64_t r = 0; r < plan.heads * rows; ++r) {
+      T* to = ring_.data() + r / rows * bias.ring_size() + (r % rows + 1) * bias.ring_row() + 1;
+      std::copy_n(table.data<T>() + r * columns, columns, to);
+    }
+    bias.table = ring_.data();
+  }
+
+  Scratch<T> query_y_, query_x_, ring_;
+};
+
+}  // namespace dattn::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif
