@@ -1,0 +1,103 @@
+// The networks: names of their tensors, gradients of the whole in double, and a network that overfits 32 images.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/autograd.h"
+#include "layers/loss.h"
+#include "op_cases.h"
+#include "train/checkpoint.h"
+#include "train/dattn_cnn.h"
+#include "train/recipe.h"
+
+namespace dattn::test {
+namespace {
+
+Tensor classes(std::int64_t count) {
+  Tensor labels = Tensor::empty({count}, Dtype::int64);
+  for (std::int64_t i = 0; i < count; ++i) labels.data<std::int64_t>()[i] = (3 * i + 1) % 10;
+  return labels;
+}
+
+double loss_of(Classifier& model, const Tensor& images, const Tensor& labels) {
+  NoGrad no_grad;
+  return cross_entropy(model.forward(images), labels, 0.2, Reduction::sum).item();
+}
+
+// <gradient, v> of one parameter against the central difference of the loss along v, a random direction.
+void check_direction(Classifier& model, const Tensor& images, const Tensor& labels, const NamedParameter& named, std::uint32_t lane) {
+  const Tensor v = normal(named.parameter.shape(), lane);
+  Tensor w = named.parameter.value();
+  double analytic = 0, norm = 0;
+  for (std::int64_t i = 0; i < v.elements(); ++i) {
+    analytic += v.at(i) * named.parameter.grad().at(i);
+    norm += v.at(i) * v.at(i);
+  }
+  const double h = 1e-6 / std::sqrt(norm);
+  auto at = [&](double shift) {
+    const Tensor before = w.clone();
+    for (std::int64_t i = 0; i < v.elements(); ++i) w.data<double>()[i] += shift * v.at(i);
+    const double loss = loss_of(model, images, labels);
+    w.copy_from(before);
+    return loss;
+  };
+  const double numeric = (at(h) - at(-h)) / (2 * h);
+  EXPECT_NEAR(analytic, numeric, 1e-5 * std::max(std::abs(analytic), std::abs(numeric)) + 1e-3) << named.name;
+}
+
+void check_network(const ModelOptions& options) {
+  Random random(3, Purpose::init);
+  const auto model = make_model(options, random);
+  convert(*model, Dtype::float64);
+  // Output projections start at zero; other numbers let every gradient show.
+  std::uint32_t lane = 5000;
+  for (auto& [name, p] : parameters(*model)) {
+    if (name.find("proj_out") != std::string::npos) p.value().copy_from(normal(p.shape(), lane++, 0.1));
+  }
+  const Tensor images = normal({4, 32, 32, 3}, 1), labels = classes(4);
+  backward(cross_entropy(model->forward(images), labels, 0.2, Reduction::sum));
+  for (const auto& named : parameters(*model)) {
+    if (named.parameter.trainable()) check_direction(*model, images, labels, named, lane++);
+  }
+}
+
+TEST(WholeNetwork, GradientsOfDattnCnnWithDattention) { check_network({"dattn_cnn", "dattention", 10}); }
+TEST(WholeNetwork, GradientsOfDattnCnnWithSelfAttention) { check_network({"dattn_cnn", "self", 10}); }
+
+TEST(WholeNetwork, OverfitsThirtyTwoImages) {
+  TrainOptions options;
+  options.batch_size = 32;
+  RecipePlan plan = plan_recipe(options);
+  Random random(1, Purpose::init);
+  const auto model = make_model({"dattn_cnn", "dattention", 10}, random);
+  const auto recipe = make_recipe(options, plan, *model, 40, 10);
+  const Tensor images = normal({32, 32, 32, 3}, 1).to(Dtype::float32), labels = classes(32);
+  model->init_from_data(images);
+  double loss = 0;
+  for (int step = 0; step < 40; ++step) {
+    recipe->prepare(step);
+    const Tensor value = cross_entropy(model->forward(images), labels, 0, Reduction::sum);
+    loss = value.item() / 32;
+    backward(value);
+    recipe->apply();
+  }
+  EXPECT_LT(loss, 0.1);
+}
+
+// The names and shapes that the PyTorch peer's state_dict has.
+TEST(Checkpoint, TensorsHaveThePeersNames) {
+  Random random(1, Purpose::init);
+  DattnCnn model("dattention", 10, random);
+  std::map<std::string, Shape> found;
+  for (const auto& [name, x] : model_tensors(model)) found[name] = x.shape();
+  EXPECT_EQ(found.size(), 79u);
+  for (const char* name :
+       {"whiten.weight", "whiten.bias", "group1.conv1.weight", "group3.norm2.running_var", "group2.norm1.num_batches_tracked",
+        "attention1.norm.weight", "attention1.attention.conv_offset.0.weight", "attention2.attention.conv_offset.1.norm.bias",
+        "attention2.attention.conv_offset.3.weight", "attention1.attention.proj_out.bias", "attention1.attention.rpe_table.weight", "head.weight"}) {
+    EXPECT_TRUE(found.count(name)) << name;
+  }
+}
+
+}  // namespace
+}  // namespace dattn::test

@@ -1,0 +1,196 @@
+// The programs `train` and `eval` as a user runs them: files, resumption bit for bit, signals, errors by their text.
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/state_file.h"
+#include "program.h"
+#include "small.h"
+
+namespace dattn::test {
+namespace {
+
+class TrainProgram : public testing::Test {
+ protected:
+  TrainProgram() { write_small_cifar(data(), 12); }
+
+  std::string data() const { return folder_ / "cifar"; }
+  std::string out(const std::string& name) const { return folder_ / name; }
+  // 60 images, 3 epochs of 3 steps.
+  std::string command(const std::string& out_name, const std::string& more = "") const {
+    return "--data " + data() + " --out " + out(out_name) + " --batch-size 20 --epochs 3 --seed 5 --attention dattention " + more;
+  }
+  StateFile last(const std::string& out_name) const { return read_state_file(out(out_name) + "/last.safetensors"); }
+
+  TemporaryFolder folder_;
+};
+
+// All tensors bit for bit, and the state but for the seconds.
+void expect_same_checkpoint(const StateFile& a, const StateFile& b) {
+  ASSERT_EQ(a.tensors.size(), b.tensors.size());
+  for (const auto& [name, x] : a.tensors) {
+    const Tensor& y = b.tensors.at(name);
+    ASSERT_EQ(x.bytes(), y.bytes()) << name;
+    EXPECT_EQ(std::memcmp(x.raw(), y.raw(), x.bytes()), 0) << name;
+  }
+  const auto state_a = nlohmann::json::parse(a.metadata.at("state")), state_b = nlohmann::json::parse(b.metadata.at("state"));
+  EXPECT_EQ(state_a.at("step"), state_b.at("step"));
+  ASSERT_EQ(state_a.at("rows").size(), state_b.at("rows").size());
+  for (std::size_t i = 0; i < state_a.at("rows").size(); ++i) {
+    for (const char* key : {"epoch", "step", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_accuracy_tta"}) {
+      EXPECT_EQ(state_a["rows"][i][key], state_b["rows"][i][key]) << key << " of row " << i;
+    }
+  }
+}
+
+TEST_F(TrainProgram, LeavesCheckpointMetricsAndRecord) {
+  const auto result = run_program("train", command("a", "--holdout 5 --epochs 2"));
+  ASSERT_EQ(result.status, 0) << result.output;
+  EXPECT_NE(result.output.find("eval --checkpoint"), std::string::npos) << result.output;
+  EXPECT_TRUE(std::filesystem::exists(out("a") + "/best.safetensors"));
+  std::ifstream csv(out("a") + "/metrics.csv");
+  std::string header, first, second, third;
+  std::getline(csv, header);
+  std::getline(csv, first);
+  std::getline(csv, second);
+  EXPECT_EQ(header, "epoch,step,seconds,lr,train_loss,train_accuracy,test_loss,test_accuracy,test_accuracy_tta,images_per_second");
+  EXPECT_EQ(first.rfind("1,2,", 0), 0u) << first;
+  EXPECT_EQ(second.rfind("2,4,", 0), 0u) << second;
+  EXPECT_FALSE(std::getline(csv, third));
+  const auto run = nlohmann::json::parse(read_text(out("a") + "/run.json"));
+  EXPECT_EQ(run["options"]["batch-size"], 20);
+  EXPECT_EQ(run["seed"], 5);
+  EXPECT_TRUE(run.contains("version") && run.contains("compiler") && run.contains("processor"));
+}
+
+TEST_F(TrainProgram, EvalGivesTheAccuracyThatTrainingPrinted) {
+  ASSERT_EQ(run_program("train", command("a", "--epochs 1 --ema")).status, 0);
+  const auto result = run_program("eval", "--checkpoint " + out("a") + "/last.safetensors --data " + data() + " --tta --json");
+  ASSERT_EQ(result.status, 0) << result.output;
+  const auto json = nlohmann::json::parse(result.output);
+  const auto row = nlohmann::json::parse(last("a").metadata.at("state")).at("rows").back();
+  EXPECT_EQ(json.at("accuracy"), row.at("test_accuracy"));
+  EXPECT_EQ(json.at("accuracy_tta"), row.at("test_accuracy_tta"));
+  EXPECT_EQ(json.at("loss"), row.at("test_loss"));
+  EXPECT_GE(json.at("top5").get<double>(), json.at("accuracy").get<double>());
+  const auto table = run_program("eval", "--checkpoint " + out("a") + "/last.safetensors --data " + data() + " --split train");
+  EXPECT_EQ(table.status, 0) << table.output;
+  EXPECT_NE(table.output.find("airplane"), std::string::npos) << table.output;
+}
+
+TEST_F(TrainProgram, ResumesToTheSameBits) {
+  ASSERT_EQ(run_program("train", command("whole", "--ema --threads 1")).status, 0);
+  // Stopped in the middle of the second epoch, and gone on with by another number of threads.
+  ASSERT_EQ(run_program("train", command("parts", "--ema --max-steps 5")).status, 0);
+  const auto result = run_program("train", "--out " + out("parts") + " --resume --threads 2");
+  ASSERT_EQ(result.status, 0) << result.output;
+  expect_same_checkpoint(last("whole"), last("parts"));
+}
+
+TEST_F(TrainProgram, ResumesAfterKill) {
+  ASSERT_EQ(run_program("train", command("whole")).status, 0);
+  std::set<int> statuses;
+  for (const double seconds : {0.3, 0.6, 0.9}) {
+    const std::string resume = std::filesystem::exists(out("killed") + "/last.safetensors") ? " --resume" : "";
+    if (resume.empty()) std::filesystem::remove_all(out("killed"));
+    statuses.insert(run_and_signal("train", command("killed", "--save-every 1" + resume), seconds, SIGKILL).status);
+  }
+  const bool begun = std::filesystem::exists(out("killed") + "/last.safetensors");
+  const auto result = run_program("train", command("killed", begun ? "--resume" : ""));
+  ASSERT_EQ(result.status, 0) << result.output;
+  expect_same_checkpoint(last("whole"), last("killed"));
+}
+
+TEST_F(TrainProgram, AnInterruptSavesAndStops) {
+  ASSERT_EQ(run_program("train", command("whole", "--epochs 200 --max-steps 12")).status, 0);
+  const auto stopped = run_and_signal("train", command("stopped", "--epochs 200"), 1.0, SIGINT);
+  ASSERT_EQ(stopped.status, 130) << stopped.output;
+  EXPECT_NE(stopped.output.find("--resume"), std::string::npos) << stopped.output;
+  const int step = nlohmann::json::parse(last("stopped").metadata.at("state")).at("step");
+  ASSERT_EQ(run_program("train", command("same", fmt::format("--epochs 200 --max-steps {}", std::max(1, step)))).status, 0);
+  for (const auto& [name, x] : last("same").tensors) {
+    EXPECT_EQ(std::memcmp(x.raw(), last("stopped").tensors.at(name).raw(), x.bytes()), 0) << name;
+  }
+}
+
+TEST_F(TrainProgram, RefusesWhatCannotBe) {
+  struct {
+    std::string arguments;
+    int status;
+    std::string text;
+  } const cases[] = {
+      {"--data /nowhere --out " + out("x"), 1, "/nowhere"},
+      {"--epochs 0", 2, "--epochs"},
+      {"--batch-size -3", 2, "--batch-size"},
+      {"--frobnicate", 2, "frobnicate"},
+      {"--model resnet18 --attention self", 2, "--attention"},
+      {"--resume", 2, "--out"},
+      {"--out " + out("none") + " --resume", 1, "nothing to resume"},
+      {command("x", "--batch-size 61"), 1, "61 images a step, but only 60"},
+      {command("x", "--holdout 60"), 1, "--holdout"},
+      {"--config " + out("no.ini"), 2, "no.ini"},
+  };
+  for (const auto& [arguments, status, text] : cases) {
+    const auto result = run_program("train", arguments);
+    EXPECT_EQ(result.status, status) << arguments << "\n" << result.output;
+    EXPECT_NE(result.output.find(text), std::string::npos) << arguments << "\n" << result.output;
+  }
+}
+
+TEST_F(TrainProgram, KeepsARunThatIsThere) {
+  ASSERT_EQ(run_program("train", command("a", "--max-steps 1")).status, 0);
+  const auto again = run_program("train", command("a", "--max-steps 1"));
+  EXPECT_EQ(again.status, 1);
+  EXPECT_NE(again.output.find("holds a run already"), std::string::npos) << again.output;
+  const auto other = run_program("train", command("a", "--resume --lr-scale 2"));
+  EXPECT_EQ(other.status, 1);
+  EXPECT_NE(other.output.find("--lr-scale: the run has 1.0, asked for 2.0"), std::string::npos) << other.output;
+}
+
+TEST_F(TrainProgram, AFinishedRunSaysSo) {
+  ASSERT_EQ(run_program("train", command("a", "--epochs 1")).status, 0);
+  const auto again = run_program("train", command("a", "--epochs 1 --resume"));
+  EXPECT_EQ(again.status, 0) << again.output;
+  EXPECT_NE(again.output.find("finished"), std::string::npos) << again.output;
+}
+
+TEST_F(TrainProgram, LostNumbersStopTheRun) {
+  const auto result = run_program("train", command("a", "--lr-scale 1e30 --save-every 1"));
+  EXPECT_EQ(result.status, 1) << result.output;
+  EXPECT_NE(result.output.find("step"), std::string::npos) << result.output;
+  EXPECT_NE(result.output.find("learning rate"), std::string::npos) << result.output;
+}
+
+TEST_F(TrainProgram, ReadsAConfigFile) {
+  std::ofstream(folder_ / "options.ini") << "epochs = 1\nbatch-size = 30\nseed = 9\n";
+  const auto result = run_program("train", "--config " + (folder_ / "options.ini") + " --data " + data() + " --out " + out("a") + " --attention none");
+  ASSERT_EQ(result.status, 0) << result.output;
+  EXPECT_EQ(nlohmann::json::parse(last("a").metadata.at("state")).at("step"), 2);
+}
+
+TEST_F(TrainProgram, ResnetTrains) {
+  const auto result = run_program("train", "--data " + data() + " --model resnet18 --batch-size 10 --max-steps 2 --out " + out("r"));
+  ASSERT_EQ(result.status, 0) << result.output;
+}
+
+TEST_F(TrainProgram, EvalRefusesBrokenCheckpoints) {
+  ASSERT_EQ(run_program("train", command("a", "--attention none --max-steps 1")).status, 0);
+  const std::string bytes = read_text(out("a") + "/last.safetensors");
+  for (int i = 0; i < rounds(40); ++i) {
+    std::ofstream(folder_ / "broken.safetensors", std::ios::binary) << bytes.substr(0, bytes.size() * static_cast<std::size_t>(i) / 40);
+    const auto result = run_program("eval", "--checkpoint " + (folder_ / "broken.safetensors") + " --data " + data());
+    EXPECT_EQ(result.status, 1) << result.output;
+  }
+  const auto missing = run_program("eval", "--checkpoint " + out("a") + "/no.safetensors --data " + data());
+  EXPECT_EQ(missing.status, 1);
+  EXPECT_NE(missing.output.find("no.safetensors"), std::string::npos) << missing.output;
+  EXPECT_EQ(run_program("eval", "--data " + data()).status, 2);
+}
+
+}  // namespace
+}  // namespace dattn::test

@@ -1,0 +1,110 @@
+// Checkpoints.
+#include "train/checkpoint.h"
+
+#include <algorithm>
+#include <map>
+
+#include "core/ops.h"
+
+namespace dattn {
+
+namespace {
+
+constexpr const char* kFormat = "dattn checkpoint 1";
+
+// Filters are the only parameters and state of rank 4; PyTorch keeps them as [O,I,Kh,Kw].
+Tensor to_file(const Tensor& x) { return x.rank() == 4 ? to_nchw(x.detach()) : x.detach(); }
+Tensor from_file(const Tensor& x) { return x.rank() == 4 ? from_nchw(x) : x; }
+
+Shape file_shape(const Shape& s) { return s.rank() == 4 ? Shape{s[0], s[3], s[1], s[2]} : s; }
+
+nlohmann::json to_json(const ModelOptions& m) { return {{"name", m.name}, {"attention", m.attention}, {"classes", m.classes}}; }
+
+CheckpointInfo parse_info(const std::string& path, const Metadata& metadata, bool has_ema) {
+  const auto format = metadata.find("format");
+  check(format != metadata.end() && format->second == kFormat,
+        "checkpoint {}: no checkpoint of dattn (metadata `format` should be `{}`, found {})", path, kFormat,
+        format == metadata.end() ? "none" : "`" + format->second + "`");
+  try {
+    CheckpointInfo info;
+    const auto model = nlohmann::json::parse(metadata.at("model")), data = nlohmann::json::parse(metadata.at("data"));
+    info.model = {model.at("name"), model.at("attention"), model.at("classes")};
+    data.at("classes").get_to(info.class_names);
+    data.at("mean").get_to(info.normalisation.mean);
+    data.at("std").get_to(info.normalisation.std);
+    info.options = nlohmann::json::parse(metadata.at("options"));
+    info.state = nlohmann::json::parse(metadata.at("state"));
+    info.has_ema = has_ema;
+    return info;
+  } catch (const std::exception& e) {
+    fail("checkpoint {}: its metadata cannot be read ({})", path, e.what());
+  }
+}
+
+}  // namespace
+
+std::vector<NamedTensor> model_tensors(Classifier& model) {
+  std::vector<NamedTensor> tensors;
+  for (auto& [name, p] : parameters(model)) tensors.push_back({name, p.value()});
+  for (auto& b : buffers(model)) tensors.push_back(b);
+  return tensors;
+}
+
+void write_checkpoint(const std::string& path, const CheckpointInfo& info, const std::vector<NamedTensor>& model,
+                      const std::vector<NamedTensor>& ema, const std::vector<NamedTensor>& optimizer) {
+  TensorMap all;
+  auto put = [&](const char* prefix, const std::vector<NamedTensor>& tensors) {
+    for (const auto& [name, tensor] : tensors) all.emplace(prefix + name, to_file(tensor));
+  };
+  put("model.", model);
+  put("ema.", ema);
+  put("optimizer.", optimizer);
+  const nlohmann::json data = {
+      {"classes", info.class_names}, {"mean", info.normalisation.mean}, {"std", info.normalisation.std}};
+  write_state_file(path, all, {{"format", kFormat},
+                               {"model", to_json(info.model).dump()},
+                               {"data", data.dump()},
+                               {"options", info.options.dump()},
+                               {"state", info.state.dump()}});
+}
+
+Checkpoint::Checkpoint(const std::string& path) : path_(path) {
+  StateFile file = read_state_file(path);
+  tensors_ = std::move(file.tensors);
+  const auto ema = tensors_.lower_bound("ema.");
+  info_ = parse_info(path, file.metadata, ema != tensors_.end() && ema->first.starts_with("ema."));
+}
+
+void Checkpoint::load(const std::string& prefix, const std::vector<NamedTensor>& targets) const {
+  std::map<std::string, Tensor> found;
+  for (const auto& [name, tensor] : tensors_) {
+    if (name.starts_with(prefix)) found[name.substr(prefix.size())] = tensor;
+  }
+  std::string problems;
+  for (const auto& [name, target] : targets) {
+    const auto it = found.find(name);
+    const Shape expected = file_shape(target.shape());
+    if (it == found.end()) {
+      problems += fmt::format("\n  missing   {}{} {}", prefix, name, expected);
+    } else if (it->second.shape() != expected || it->second.dtype() != target.dtype()) {
+      problems += fmt::format("\n  misshapen {}{}: expected {} {}, found {} {}", prefix, name, expected, dattn::name(target.dtype()),
+                              it->second.shape(), dattn::name(it->second.dtype()));
+    }
+  }
+  for (const auto& [name, x] : found) {
+    const auto same = [&wanted = name](const NamedTensor& t) { return t.name == wanted; };
+    if (std::none_of(targets.begin(), targets.end(), same)) problems += fmt::format("\n  extra     {}{} {}", prefix, name, x.shape());
+  }
+  check(problems.empty(), "checkpoint {}: its tensors are not those of the run:{}", path_, problems);
+  for (auto [name, target] : targets) target.copy_from(from_file(found.at(name)));
+}
+
+std::unique_ptr<Classifier> load_model(const Checkpoint& checkpoint) {
+  Random random(0, Purpose::init);
+  auto model = make_model(checkpoint.info().model, random);
+  checkpoint.load("model.", model_tensors(*model));
+  if (checkpoint.info().has_ema) checkpoint.load("ema.", model_tensors(*model));
+  return model;
+}
+
+}  // namespace dattn

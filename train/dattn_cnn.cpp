@@ -1,0 +1,127 @@
+// The DAttention CNN.
+#include "train/dattn_cnn.h"
+
+#include <cmath>
+
+#include "core/ops.h"
+#include "layers/activation.h"
+#include "layers/init.h"
+#include "layers/pool2d.h"
+#include "train/watch.h"
+
+namespace dattn {
+
+namespace {
+
+constexpr double kWhitenEps = 5e-4;
+constexpr double kLogitScale = 1.0 / 256;
+
+Conv2d identity_conv(std::int64_t in, std::int64_t out, Random& random) {
+  Conv2d conv(in, out, 3, {.padding = 1}, false, random);
+  init::dirac(conv.weight.value().slice(0, in));
+  return conv;
+}
+
+BatchNorm2d fixed_scale_norm(std::int64_t channels) {
+  return BatchNorm2d(channels, {.eps = 1e-12, .momentum = 0.4, .frozen_scale = true});
+}
+
+std::variant<DAttention, SelfAttention> make_attention(std::int64_t channel, std::int64_t size, const std::string& kind, Random& random) {
+  if (kind == "self") return SelfAttention(channel, 8, random);
+  DAttentionOptions options;
+  options.channel = channel;
+  options.q_h = options.q_w = size;
+  return DAttention(options, random);
+}
+
+std::optional<AttentionBlock> make_block(std::int64_t channel, std::int64_t size, const std::string& kind, Random& random) {
+  if (kind == "none") return std::nullopt;
+  return AttentionBlock(channel, size, kind, random);
+}
+
+}  // namespace
+
+// --- group ---
+
+ConvGroup::ConvGroup(std::int64_t in, std::int64_t out, Random& random)
+    : conv1(identity_conv(in, out, random)), norm1(fixed_scale_norm(out)), conv2(identity_conv(out, out, random)), norm2(fixed_scale_norm(out)) {}
+
+Tensor ConvGroup::operator()(const Tensor& x, const char* name) {
+  Tensor y = watch(name, "conv1", conv1(x));
+  y = watch(name, "norm1", norm1(max_pool2d(y, 2)));
+  y = watch(name, "conv2", conv2(gelu(y)));
+  return gelu(watch(name, "norm2", norm2(y)));
+}
+
+void ConvGroup::visit(Visitor& v) {
+  v("conv1", conv1);
+  v("norm1", norm1);
+  v("conv2", conv2);
+  v("norm2", norm2);
+}
+
+// --- attention block ---
+
+AttentionBlock::AttentionBlock(std::int64_t channel, std::int64_t size, const std::string& kind, Random& random)
+    : norm(channel), attention(make_attention(channel, size, kind, random)) {
+  std::visit([](auto& a) {
+    a.proj_out.weight.value().fill(0);
+    a.proj_out.bias.value().fill(0);
+  }, attention);
+}
+
+Tensor AttentionBlock::operator()(const Tensor& x, const char* name) {
+  const Tensor y = watch(name, "norm", norm(x));
+  return add(x, watch(name, "attention", std::visit([&](auto& a) { return a(y); }, attention)));
+}
+
+void AttentionBlock::visit(Visitor& v) {
+  v("norm", norm);
+  std::visit([&](auto& a) { v("attention", a); }, attention);
+}
+
+// --- network ---
+
+DattnCnn::DattnCnn(const std::string& kind, std::int64_t classes, Random& random)
+    : whiten(3, 24, 2, {}, true, random),
+      group1(24, 64, random),
+      group2(64, 256, random),
+      group3(256, 256, random),
+      attention1(make_block(64, 15, kind, random)),
+      attention2(make_block(256, 7, kind, random)),
+      head(256, classes, false, random) {
+  whiten.weight = Parameter(whiten.weight.value(), Role::frozen);
+  // The head starts with a standard deviation of 1; logits are divided by 256 instead.
+  const auto w = head.weight.value().values<float>();
+  double sum = 0, squares = 0;
+  for (float v : w) sum += v, squares += static_cast<double>(v) * v;
+  const auto n = static_cast<double>(w.size());
+  const double deviation = std::sqrt((squares - sum * sum / n) / (n - 1));
+  for (std::int64_t i = 0; i < head.weight.value().elements(); ++i) head.weight.value().data<float>()[i] /= static_cast<float>(deviation);
+}
+
+Tensor DattnCnn::forward(const Tensor& images) {
+  check(images.rank() == 4 && images.size(1) == 32 && images.size(2) == 32 && images.size(3) == 3,
+        "dattn_cnn: expected images [N,32,32,3], got {}", images.shape());
+  Tensor x = gelu(watch("whiten", "", whiten(images)));  // [N,31,31,24]
+  x = group1(x, "group1");                               // [N,15,15,64]
+  if (attention1) x = (*attention1)(x, "attention1");
+  x = group2(x, "group2");                               // [N,7,7,256]
+  if (attention2) x = (*attention2)(x, "attention2");
+  x = max_pool2d(group3(x, "group3"), 3);                // [N,1,1,256]
+  return scale(watch("head", "", head(reshape(x, {x.size(0), 256}))), kLogitScale);
+}
+
+void DattnCnn::visit(Visitor& v) {
+  v("whiten", whiten);
+  v("group1", group1);
+  v("group2", group2);
+  v("group3", group3);
+  v("attention1", attention1);
+  v("attention2", attention2);
+  v("head", head);
+}
+
+void DattnCnn::init_from_data(const Tensor& images) { init::whitening(whiten.weight.value(), images, kWhitenEps); }
+
+}  // namespace dattn

@@ -1,0 +1,36 @@
+// Evaluation of a classifier on a set of images, plain and with test-time augmentation.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "datasets/images.h"
+#include "train/models.h"
+
+namespace dattn {
+
+struct Evaluation {
+  std::int64_t images = 0;
+  double loss = 0;      ///< mean cross entropy, without smoothing
+  double accuracy = 0;  ///< top-1, 0 to 1
+  double top5 = 0;
+  std::optional<double> accuracy_tta;  ///< of logits averaged over the six views of the peer's recipe
+  std::vector<std::int64_t> confusion;  ///< [classes, classes]: row = true class, column = prediction
+  /// Accuracy on the images of one class.
+  double class_accuracy(std::int64_t c) const;
+  std::int64_t classes() const;
+};
+
+struct EvaluateOptions {
+  bool tta = false;               ///< mirror images and one-pixel shifts as well: six passes in place of one
+  std::int64_t batch_size = 500;  ///< the result does not depend on it
+  std::function<bool()> stop;     ///< asked between batches; evaluation gives nothing once it says yes
+};
+
+/// Puts the model into evaluation mode for the time of the call and back into training mode after it. Error where the labels of
+/// the set do not fit the model's classes.
+std::optional<Evaluation> evaluate(Classifier& model, const ImageSet& set, const Normalisation& normalisation,
+                                   const EvaluateOptions& options);
+
+}  // namespace dattn

@@ -1,0 +1,15 @@
+// Networks by name.
+#include "train/models.h"
+
+#include "train/dattn_cnn.h"
+#include "train/resnet18.h"
+
+namespace dattn {
+
+std::unique_ptr<Classifier> make_model(const ModelOptions& options, Random& random) {
+  if (options.name == "dattn_cnn") return std::make_unique<DattnCnn>(options.attention, options.classes, random);
+  if (options.name == "resnet18") return std::make_unique<Resnet18>(options.classes, random);
+  fail("model: expected dattn_cnn or resnet18, got {}", options.name);
+}
+
+}  // namespace dattn

@@ -1,0 +1,32 @@
+// The networks that `train` knows, behind one interface.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/random.h"
+#include "layers/module.h"
+
+namespace dattn {
+
+/// An image classifier.
+class Classifier {
+ public:
+  virtual ~Classifier() = default;
+  /// images [N,H,W,3], normalised -> logits [N,classes].
+  virtual Tensor forward(const Tensor& images) = 0;
+  virtual void visit(Visitor& v) = 0;
+  /// Sets what is computed from data rather than trained, from normalised images [n,H,W,3], before the first step.
+  virtual void init_from_data(const Tensor& /*images*/) {}
+};
+
+struct ModelOptions {
+  std::string name = "dattn_cnn";
+  std::string attention = "dattention";
+  std::int64_t classes = 10;
+};
+
+/// Makes a network with fresh weights drawn from `random`.
+std::unique_ptr<Classifier> make_model(const ModelOptions& options, Random& random);
+
+}  // namespace dattn

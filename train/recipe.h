@@ -1,0 +1,54 @@
+// How a network is trained: batch size, augmentation, loss, optimizers and their schedules.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "datasets/augment.h"
+#include "layers/loss.h"
+#include "optim/optimizer.h"
+#include "train/models.h"
+#include "train/options.h"
+
+namespace dattn {
+
+/// What a recipe fixes before the first step.
+struct RecipePlan {
+  double epochs = 8;
+  std::int64_t batch_size = 2000;
+  double label_smoothing = 0;
+  Reduction reduction = Reduction::sum;
+  AugmentOptions augment;
+};
+
+/// The plan for a model on a data set, with the user's epochs and batch size where given.
+RecipePlan plan_recipe(const TrainOptions& options);
+
+/// The optimizers of a run, over flat parameters.
+class Recipe {
+ public:
+  virtual ~Recipe() = default;
+  /// Sets learning rates, and what is trained, for step `step` (from 0).
+  virtual void prepare(std::int64_t step) = 0;
+  /// The main learning rate as prepare() set it, for reports.
+  virtual double learning_rate() const = 0;
+  /// Applies the gradients and clears them.
+  void apply();
+  /// State of all optimizers, for checkpoints; loading copies into it.
+  std::vector<NamedTensor> state();
+  const FlatParameters& flat() const { return flat_; }
+
+ protected:
+  explicit Recipe(const std::vector<std::vector<NamedParameter>>& groups) : flat_(groups) {}
+  virtual std::vector<Optimizer*> optimizers() = 0;
+
+ private:
+  FlatParameters flat_;
+};
+
+/// Makes the optimizers for a model. `steps` is the length of the schedule, `steps_per_epoch` counts for what ends by epochs.
+std::unique_ptr<Recipe> make_recipe(const TrainOptions& options, const RecipePlan& plan, Classifier& model, std::int64_t steps,
+                                    std::int64_t steps_per_epoch);
+
+}  // namespace dattn

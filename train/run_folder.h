@@ -1,0 +1,39 @@
+// The files of a run in its folder: last.safetensors, best.safetensors, metrics.csv, run.json.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "train/options.h"
+
+namespace dattn {
+
+/// One line of metrics.csv. Accuracies are between 0 and 1; seconds are those of training, evaluation apart.
+struct MetricsRow {
+  std::int64_t epoch = 0, step = 0;
+  double seconds = 0, lr = 0, train_loss = 0, train_accuracy = 0;
+  double test_loss = 0, test_accuracy = 0, test_accuracy_tta = 0, images_per_second = 0;
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MetricsRow, epoch, step, seconds, lr, train_loss, train_accuracy, test_loss, test_accuracy,
+                                   test_accuracy_tta, images_per_second)
+
+class RunFolder {
+ public:
+  /// The folder of a run: made where it is missing. A new run does not go into a folder that holds a checkpoint; a resumed one
+  /// needs one. An empty `out` is the first free runs/1, runs/2, ...
+  explicit RunFolder(const TrainOptions& options);
+
+  const std::string& path() const { return path_; }
+  std::string last() const { return path_ + "/last.safetensors"; }
+  std::string best() const { return path_ + "/best.safetensors"; }
+  void write_metrics(const std::vector<MetricsRow>& rows) const;
+  /// Every option, and with which program, compiler and processor the run is made.
+  void write_run(const nlohmann::json& options, const nlohmann::json& facts) const;
+
+ private:
+  std::string path_;
+};
+
+}  // namespace dattn

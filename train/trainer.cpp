@@ -1,0 +1,305 @@
+// The training loop.
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <numeric>
+
+#include "core/autograd.h"
+#include "core/parallel.h"
+#include "train/watch.h"
+
+namespace dattn {
+
+namespace {
+
+volatile std::sig_atomic_t signalled = 0;
+
+// The first signal asks the loop to save and stop; a second one ends the program at once.
+void on_signal(int signal) {
+  signalled = 1;
+  std::signal(signal, SIG_DFL);
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+constexpr std::int64_t kWhiteningImages = 5000;
+constexpr double kEmaDecay = 0.99;
+constexpr const char* kUpdates = "updates";  // the count that Ema keeps among its tensors
+
+std::string percent(double fraction) { return fmt::format("{:.2f} %", 100 * fraction); }
+
+}  // namespace
+
+// --- building and restoring ---
+
+Trainer::Trainer(TrainOptions options, const std::vector<std::string>& given) : options_(std::move(options)), folder_(options_) {
+  if (options_.threads > 0) set_thread_count(options_.threads);
+  options_.out = folder_.path();
+  if (options_.resume) {
+    remove_partial_files(folder_.last());
+    resumed_.emplace(folder_.last());
+    refuse_other_options(resumed_->info().options, given);
+    set_result_options(options_, resumed_->info().options);
+  }
+  build();
+  if (resumed_) restore(*resumed_);
+  resumed_.reset();
+}
+
+void Trainer::refuse_other_options(const nlohmann::json& saved, const std::vector<std::string>& given) const {
+  const nlohmann::json asked = result_options(options_);
+  std::string differences;
+  for (const std::string& name : given) {
+    if (!asked.contains(name) || !saved.contains(name) || asked[name] == saved[name]) continue;
+    differences += fmt::format("\n  --{}: the run has {}, asked for {}", name, saved[name].dump(), asked[name].dump());
+  }
+  check(differences.empty(), "resume: other options than those of the run in {}:{}\nhint: leave them out", folder_.path(), differences);
+}
+
+void Trainer::build() {
+  LoadOptions load;
+  load.report = [](const std::string& line) { fmt::print("{}\n", line); };
+  data_ = load_data(options_.data, load);
+  const std::int64_t images = data_.train.count();
+  check(options_.holdout < images, "--holdout: {} images cannot be kept aside of {}", options_.holdout, images);
+  if (options_.holdout > 0) std::tie(data_.train, held_out_) = holdout(data_.train, options_.holdout, options_.seed);
+
+  plan_ = plan_recipe(options_);
+  options_.epochs = plan_.epochs;
+  options_.batch_size = plan_.batch_size;
+  steps_per_epoch_ = data_.train.count() / plan_.batch_size;
+  check(steps_per_epoch_ > 0, "--batch-size: {} images a step, but only {} to train on", plan_.batch_size, data_.train.count());
+  total_steps_ = static_cast<std::int64_t>(std::ceil(plan_.epochs * static_cast<double>(steps_per_epoch_)));
+
+  Random random(options_.seed, Purpose::init);
+  model_ = make_model({options_.model, options_.attention, data_.train.classes()}, random);
+  recipe_ = make_recipe(options_, plan_, *model_, total_steps_, steps_per_epoch_);
+  model_->init_from_data(normalise(data_.train.images.slice(0, std::min(kWhiteningImages, data_.train.count())), data_.normalisation));
+  if (options_.ema) averages_ = std::make_unique<Ema>(recipe_->flat(), buffers(*model_), EmaOptions{.decay = kEmaDecay, .warm_up = true});
+  loader_ = std::make_unique<Loader>(data_.train, data_.normalisation, training_options(plan_.batch_size, options_.seed, plan_.augment));
+}
+
+void Trainer::restore(const Checkpoint& checkpoint) {
+  checkpoint.load("model.", model_tensors(*model_));
+  checkpoint.load("optimizer.", optimizer_tensors());
+  checkpoint.load("ema.", averaged_tensors());
+  try {
+    checkpoint.info().state.get_to(state_);
+  } catch (const nlohmann::json::exception& e) {
+    fail("resume: the state in {} cannot be read ({})", folder_.last(), e.what());
+  }
+  // A row that --max-steps wrote in the middle of an epoch gives way to the epoch's own.
+  if (!state_.rows.empty() && state_.rows.back().step % steps_per_epoch_ != 0 && state_.rows.back().step != total_steps_) {
+    state_.rows.pop_back();
+  }
+  loader_->seek({state_.step / steps_per_epoch_, state_.step % steps_per_epoch_});
+  saved_step_ = state_.step;
+}
+
+std::vector<NamedTensor> Trainer::averaged_tensors() {
+  if (!averages_) return {};
+  auto tensors = model_tensors(*model_);
+  for (const auto& [name, average] : averages_->state()) {
+    const auto same = std::find_if(tensors.begin(), tensors.end(), [&wanted = name](const NamedTensor& t) { return t.name == wanted; });
+    if (same != tensors.end()) same->tensor = average;
+  }
+  return tensors;
+}
+
+std::vector<NamedTensor> Trainer::optimizer_tensors() {
+  auto tensors = recipe_->state();
+  if (averages_) {
+    for (const auto& [name, tensor] : averages_->state()) {
+      if (name == kUpdates) tensors.push_back({"ema.updates", tensor});
+    }
+  }
+  return tensors;
+}
+
+// --- one step ---
+
+void Trainer::count(const Tensor& logits, const Tensor& labels, double loss) {
+  const std::int64_t classes = logits.size(1), count = logits.size(0);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float* row = logits.data<float>() + i * classes;
+    state_.correct += std::max_element(row, row + classes) - row == labels.data<std::int64_t>()[i];
+  }
+  state_.loss += plan_.reduction == Reduction::sum ? loss : loss * static_cast<double>(count);
+  state_.images += count;
+}
+
+void Trainer::train_step() {
+  const auto start = std::chrono::steady_clock::now();
+  const Batch& batch = loader_->next();
+  set_random_step(options_.seed, static_cast<std::uint64_t>(state_.step));
+  recipe_->prepare(state_.step);
+  const Tensor logits = model_->forward(batch.images);  // [B,classes]
+  const Tensor loss = cross_entropy(logits, batch.targets ? batch.targets : batch.labels, plan_.label_smoothing, plan_.reduction);
+  const double value = loss.item();
+  if (!std::isfinite(value)) report_lost_numbers(batch, value);
+  backward(loss);
+  recipe_->apply();
+  if (averages_) averages_->update();
+  state_.lr = recipe_->learning_rate();
+  ++state_.step;
+  count(logits, batch.labels, value);
+  const double seconds = seconds_since(start);
+  state_.seconds += seconds;
+  state_.epoch_seconds += seconds;
+}
+
+void Trainer::report_lost_numbers(const Batch& batch, double loss) {
+  ActivationWatch watching;
+  // The same pass once more, watched: the weights are still those that gave this loss.
+  backward(cross_entropy(model_->forward(batch.images), batch.labels, plan_.label_smoothing, plan_.reduction));
+  std::string table = fmt::format("\n  {:<24}  {:>18}  {:>16}", "layer", "largest activation", "largest gradient");
+  for (const auto& [layer, largest] : watching.entries()) {
+    double gradient = 0;
+    for (const auto& [name, p] : parameters(*model_)) {
+      if (p.trainable() && name.starts_with(layer + ".")) gradient = std::max(gradient, largest_magnitude(p.grad()));
+    }
+    table += fmt::format("\n  {:<24}  {:>18.4g}  {:>16.4g}", layer, largest, gradient);
+  }
+  fail("train: the loss is {} at step {}, learning rate {:.4g}{}\nhint: try a smaller --lr-scale; {}", loss, state_.step + 1,
+       recipe_->learning_rate(), table,
+       saved_step_ < 0 ? "nothing was saved yet" : fmt::format("{} holds step {}", folder_.last(), saved_step_));
+}
+
+// --- the end of an epoch ---
+
+void Trainer::close_epoch(bool whole) {
+  progress_.reset();
+  const auto row = evaluate_epoch();
+  if (!row) return;
+  state_.rows.push_back(*row);
+  fmt::print("epoch {:>3}  step {:>6}  train: loss {:.4f} accuracy {:>7}  test: loss {:.4f} accuracy {:>7} augmented {:>7}  {:.0f} images/s  {}\n",
+             row->epoch, row->step, row->train_loss, percent(row->train_accuracy), row->test_loss, percent(row->test_accuracy),
+             percent(row->test_accuracy_tta), row->images_per_second, duration(row->seconds));
+  std::fflush(stdout);
+  if (whole) {
+    state_.loss = state_.epoch_seconds = 0;
+    state_.correct = state_.images = 0;
+  }
+  const bool best = state_.held_out > state_.best_held_out;
+  if (best) state_.best_held_out = state_.held_out;
+  save(folder_.last());
+  if (best) save(folder_.best());
+  folder_.write_metrics(state_.rows);
+}
+
+std::optional<MetricsRow> Trainer::evaluate_epoch() {
+  std::optional<WithAverages> averaged;
+  if (averages_) averaged.emplace(*averages_);
+  EvaluateOptions how;
+  how.tta = true;
+  how.stop = [] { return signalled != 0; };
+  const auto test = evaluate(*model_, data_.test, data_.normalisation, how);
+  if (!test) return std::nullopt;
+  if (held_out_.images) {
+    how.tta = false;
+    const auto chosen_by = evaluate(*model_, held_out_, data_.normalisation, how);
+    if (!chosen_by) return std::nullopt;
+    state_.held_out = chosen_by->accuracy;
+    fmt::print("held-out images: loss {:.4f} accuracy {}\n", chosen_by->loss, percent(chosen_by->accuracy));
+  }
+  const auto n = static_cast<double>(state_.images);
+  return MetricsRow{(state_.step - 1) / steps_per_epoch_ + 1, state_.step,      state_.seconds,
+                    state_.lr,                                state_.loss / n,  static_cast<double>(state_.correct) / n,
+                    test->loss,                               test->accuracy,   *test->accuracy_tta,
+                    n / state_.epoch_seconds};
+}
+
+void Trainer::save(const std::string& path) {
+  const auto model = model_tensors(*model_);
+  for (const auto& [name, x] : model) {
+    check(std::isfinite(largest_magnitude(x)), "train: {} is not finite after step {}, learning rate {:.4g}, so nothing is saved\n"
+          "hint: try a smaller --lr-scale", name, state_.step, state_.lr);
+  }
+  const CheckpointInfo info{{options_.model, options_.attention, data_.train.classes()}, data_.train.class_names, data_.normalisation,
+                            result_options(options_), state_};
+  write_checkpoint(path, info, model, averaged_tensors(), optimizer_tensors());
+  saved_step_ = state_.step;
+}
+
+// --- the run ---
+
+int Trainer::run() {
+  if (state_.step == total_steps_ && state_.images == 0) {
+    fmt::print("the run in {} is finished: {} of {} steps\n", folder_.path(), state_.step, total_steps_);
+    return 0;
+  }
+  signalled = 0;
+  std::signal(SIGINT, on_signal);
+  std::signal(SIGTERM, on_signal);
+  write_run_json();
+  print_plan();
+  folder_.write_metrics(state_.rows);
+  const std::int64_t limit = options_.max_steps > 0 ? std::min(options_.max_steps, total_steps_) : total_steps_;
+  while (!signalled) {
+    if (state_.images > 0 && at_epoch_end()) {
+      close_epoch(true);
+    } else if (state_.step < limit) {
+      train_step();
+      show_progress();
+      if (options_.save_every > 0 && state_.step % options_.save_every == 0) save(folder_.last());
+    } else {
+      break;
+    }
+  }
+  if (!signalled && state_.images > 0) close_epoch(false);
+  progress_.reset();
+  if (signalled) {
+    save(folder_.last());
+    fmt::print("stopped by a signal; {} holds step {} of {}\ngo on with: train --out {} --resume\n", folder_.last(), state_.step,
+               total_steps_, folder_.path());
+    return kInterrupted;
+  }
+  print_end();
+  return 0;
+}
+
+void Trainer::show_progress() {
+  if (!progress_) {
+    progress_ = std::make_unique<Progress>(epoch() + 1, epochs(), state_.step - 1, total_steps_, stdout_is_terminal());
+  }
+  const auto images = static_cast<double>(state_.images);
+  progress_->update(state_.step, state_.loss / images, static_cast<double>(state_.correct) / images, images / state_.epoch_seconds);
+}
+
+void Trainer::write_run_json() const {
+  folder_.write_run(all_options(options_),
+                    {{"seed", options_.seed},
+                     {"threads", thread_count()},
+                     {"data", {{"name", data_.name}, {"train_images", data_.train.count()}, {"held_out_images", held_out_.images ? held_out_.count() : 0},
+                               {"test_images", data_.test.count()}, {"classes", data_.train.class_names}}},
+                     {"parameters", parameter_count(*model_)},
+                     {"steps", total_steps_},
+                     {"steps_per_epoch", steps_per_epoch_}});
+}
+
+void Trainer::print_plan() const {
+  const std::string attention = options_.model == "dattn_cnn" ? " with attention " + options_.attention : "";
+  fmt::print("data        {} ({} training, {} test images, {} classes)\n", data_.name, data_.train.count(), data_.test.count(),
+             data_.train.classes());
+  fmt::print("model       {}{}, {} parameters\n", options_.model, attention, parameter_count(*model_));
+  fmt::print("schedule    {} steps of {} images, {:g} epochs, seed {}\n", total_steps_, plan_.batch_size, plan_.epochs, options_.seed);
+  fmt::print("machine     {}, {} threads\n", processor_name(), thread_count());
+  fmt::print("folder      {}{}\n", folder_.path(), state_.step > 0 ? fmt::format(", going on from step {}", state_.step) : "");
+  std::fflush(stdout);
+}
+
+void Trainer::print_end() const {
+  if (!state_.rows.empty()) {
+    const MetricsRow& row = state_.rows.back();
+    fmt::print("test accuracy {}, {} with test-time augmentation, after {} of {} steps and {} of training\n", percent(row.test_accuracy),
+               percent(row.test_accuracy_tta), row.step, total_steps_, duration(row.seconds));
+  }
+  fmt::print("checkpoint    {}\ntry next      ./run eval --checkpoint {} --data {}\n", folder_.last(), folder_.last(), options_.data);
+}
+
+}  // namespace dattn

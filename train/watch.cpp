@@ -1,0 +1,34 @@
+// Largest activation by layer.
+#include "train/watch.h"
+
+#include <cmath>
+#include <utility>
+
+namespace dattn {
+
+namespace {
+thread_local ActivationWatch* watcher = nullptr;
+}
+
+double largest_magnitude(const Tensor& x) {
+  const Tensor here = x.to(Device::cpu);
+  double largest = 0;
+  for (std::int64_t i = 0; i < here.elements(); ++i) {
+    const double v = std::abs(here.at(i));
+    if (std::isnan(v)) return v;
+    largest = std::max(largest, v);
+  }
+  return largest;
+}
+
+ActivationWatch::ActivationWatch() { watcher = this; }
+ActivationWatch::~ActivationWatch() { watcher = nullptr; }
+
+Tensor watch(const char* group, const char* layer, Tensor x) {
+  if (watcher) {
+    watcher->entries_.push_back({*layer ? fmt::format("{}.{}", group, layer) : group, largest_magnitude(x)});
+  }
+  return x;
+}
+
+}  // namespace dattn
