@@ -72,6 +72,7 @@ int run(const Options& options) {
 int main(int argc, char** argv) try {
   dattn::Options options;
   CLI::App app{"Evaluate a checkpoint: loss, accuracy, accuracy by class, confusion matrix."};
+  app.option_defaults()->take_last();  // an option given twice counts as given last
   app.add_option("--checkpoint", options.checkpoint, "File that `train` wrote")->required();
   app.add_option("--data", options.data, "Folder with the data, or cifar10, or synthetic")->required();
   app.add_option("--split", options.split, "Which part of the data")->check(CLI::IsMember({"test", "train"}))->capture_default_str();

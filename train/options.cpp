@@ -48,6 +48,7 @@ ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
     return value > 0 && std::isfinite(value) ? std::string() : "expected a number above 0, got " + text;
   }, "NUMBER > 0");
 
+  app.option_defaults()->take_last();  // an option given twice counts as given last
   app.add_option("--data", o.data, "Folder (CIFAR binary files, or train/ and test/ with a folder a class), or cifar10, or synthetic")
       ->capture_default_str();
   app.add_option("--model", o.model, "Network")->check(CLI::IsMember(models))->capture_default_str();

@@ -49,7 +49,8 @@ void Progress::update(std::int64_t step, double loss, double accuracy, double im
     return;
   }
   const int room = terminal_width() - static_cast<int>(head.size() + numbers.size()) - 5;
-  std::string line = head + (room >= 5 ? "[" + bar(static_cast<double>(step) / static_cast<double>(total_), std::min(room, 30)) + "]  " : " ") + numbers;
+  const double fraction = static_cast<double>(step) / static_cast<double>(total_);
+  std::string line = room >= 5 ? fmt::format("{}[{}]  {}", head, bar(fraction, std::min(room, 30)), numbers) : head + numbers;
   line.resize(std::min(line.size(), static_cast<std::size_t>(terminal_width() - 1)));
   fmt::print("\r{}\033[K", line);
   std::fflush(stdout);
