@@ -244,6 +244,7 @@ int Trainer::run() {
     if (state_.images > 0 && at_epoch_end()) {
       close_epoch(true);
     } else if (state_.step < limit) {
+      begin_progress();
       train_step();
       show_progress();
       if (options_.save_every > 0 && state_.step % options_.save_every == 0) save(folder_.last());
@@ -263,10 +264,11 @@ int Trainer::run() {
   return 0;
 }
 
+void Trainer::begin_progress() {
+  if (!progress_) progress_ = std::make_unique<Progress>(epoch() + 1, epochs(), state_.step, total_steps_, stdout_is_terminal());
+}
+
 void Trainer::show_progress() {
-  if (!progress_) {
-    progress_ = std::make_unique<Progress>(epoch() + 1, epochs(), state_.step - 1, total_steps_, stdout_is_terminal());
-  }
   const auto images = static_cast<double>(state_.images);
   progress_->update(state_.step, state_.loss / images, static_cast<double>(state_.correct) / images, images / state_.epoch_seconds);
 }

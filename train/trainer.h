@@ -52,6 +52,7 @@ class Trainer {
 
   void train_step();
   void count(const Tensor& logits, const Tensor& labels, double loss);
+  void begin_progress();
   void show_progress();
   [[noreturn]] void report_lost_numbers(const Batch& batch, double loss);
 
