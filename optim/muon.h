@@ -32,7 +32,7 @@ struct NewtonSchulz {
 struct MuonOptions {
   double momentum = 0.95;
   bool nesterov = true;
-  NewtonSchulz newton_schulz;
+  NewtonSchulz newton_schulz = {};
   MuonScale scale = MuonScale::original;
   /// Rescales every matrix to norm sqrt(O) before its update, as airbench94 does (arXiv 2404.00498), which belongs to
   /// MuonScale::none. A matrix of zeros stays as it is.
