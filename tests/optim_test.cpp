@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "core/parallel.h"
+#include "error_text.h"
 #include "optim/adam.h"
 #include "optim/gradient_norm.h"
 #include "optim/muon.h"
@@ -228,17 +229,6 @@ TEST(FlatParameters, KeepContentsInGroupsOfAlignedSlices) {
   }
   flat.zero_grad();
   for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(norm(model.parameters[i].parameter.grad()), 0);
-}
-
-// The text of the error that f throws.
-template <typename F>
-std::string error_text(F&& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
 }
 
 TEST(FlatParameters, Errors) {

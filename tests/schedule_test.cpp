@@ -5,9 +5,9 @@
 
 #include <cmath>
 
-#include "core/error.h"
+#include "error_text.h"
 
-namespace dattn {
+namespace dattn::test {
 namespace {
 
 TEST(Schedule, ConstantAndLinear) {
@@ -71,19 +71,11 @@ TEST(Schedule, WarmUpIsLaidOverAnySchedule) {
 }
 
 TEST(Schedule, Errors) {
-  const auto text = [](auto&& f) -> std::string {
-    try {
-      f();
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "no error";
-  };
-  EXPECT_EQ(text([] { schedule::linear(1, 0, 0); }), "linear: steps expected to be at least 1, got 0");
-  EXPECT_EQ(text([] { schedule::one_cycle(1, 10, {.rise = 1}); }),
+  EXPECT_EQ(error_text([] { schedule::linear(1, 0, 0); }), "linear: steps expected to be at least 1, got 0");
+  EXPECT_EQ(error_text([] { schedule::one_cycle(1, 10, {.rise = 1}); }),
             "one_cycle: rise 1 of 10 steps leaves no step to rise or to fall");
-  EXPECT_EQ(text([] { schedule::warm_up(5, {}); }), "warm_up: expected a schedule to follow");
+  EXPECT_EQ(error_text([] { schedule::warm_up(5, {}); }), "warm_up: expected a schedule to follow");
 }
 
 }  // namespace
-}  // namespace dattn
+}  // namespace dattn::test
