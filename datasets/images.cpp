@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <span>
 
 #include "core/parallel.h"
 #include "core/random.h"
@@ -32,8 +33,8 @@ std::string contents(const fs::path& folder) {
 }
 
 DataSets load_folder(const fs::path& folder, const LoadOptions& options) {
-  for (const char* inside : {"", "cifar-10-batches-bin", "cifar-100-binary"}) {
-    if (const auto kind = recognise_cifar(folder / inside)) return load_cifar(*kind, folder / inside);
+  for (const fs::path& place : {folder, folder / "cifar-10-batches-bin", folder / "cifar-100-binary"}) {
+    if (const auto kind = recognise_cifar(place)) return load_cifar(*kind, place);
   }
   if (is_image_folder(folder)) return load_image_folder(folder, options.image_size);
   fail(
@@ -67,7 +68,11 @@ DataSets load_data(const std::string& source, const LoadOptions& options) {
     std::error_code error;
     check(fs::is_directory(source, error), "data: expected a folder, `cifar10` or `synthetic`, got '{}', which is {}",
           source, fs::exists(source, error) ? "a file" : "not there");
-    data = load_folder(source, options);
+    try {
+      data = load_folder(source, options);
+    } catch (const fs::filesystem_error& failure) {
+      fail("data: {}", failure.what());
+    }
   }
   const std::int64_t side = data.train.images.size(1);
   check(side == options.image_size, "data: {} has images of {}x{}, expected {}x{}", data.name, side, side,

@@ -35,9 +35,9 @@ struct DataSets {
 };
 
 struct LoadOptions {
-  std::int64_t image_size = 32;                    ///< height and width that the images of a folder are resized to
-  std::filesystem::path cache;                     ///< where downloads are kept; empty: cache_folder()
-  std::function<void(const std::string&)> report;  ///< told of slow steps (a download), where it is set
+  std::int64_t image_size = 32;                      ///< height and width that the images of a folder are resized to
+  std::filesystem::path cache{};                     ///< where downloads are kept; empty: cache_folder()
+  std::function<void(const std::string&)> report{};  ///< told of slow steps (a download), where it is set
 };
 
 /// Loads `synthetic` (drawn, needs no file), `cifar10` (downloaded once), or a folder, recognised by what is in it:

@@ -17,7 +17,7 @@ struct LoaderOptions {
   bool drop_last = false;  ///< leave out the last batch of an epoch where it is not full
   bool prefetch = true;    ///< prepare the next batch in a thread of its own while this one is used
   std::uint64_t seed = 0;
-  AugmentOptions augment;
+  AugmentOptions augment{};
 };
 
 /// For training: shuffled, without the last incomplete batch. For evaluation the defaults: every image once, in order,
