@@ -1,0 +1,56 @@
+// dattn_golden DIR: checks our results against every golden file (*.safetensors) of a folder. One line a file: its
+// name, the largest error, the tensor that has it. Exit status 1 where an error exceeds 1e-9 or a file cannot be
+// understood, 2 for wrong usage.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <vector>
+
+#include "train/golden.h"
+
+namespace {
+
+namespace fs = std::filesystem;
+
+std::vector<fs::path> golden_files(const fs::path& folder) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().extension() == ".safetensors") files.push_back(entry.path());
+  }
+  dattn::check(!files.empty(), "{}: holds no .safetensors file", folder.string());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+/// Prints the line of one file; whether it is within the bound.
+bool report(const fs::path& file) {
+  const std::string name = file.filename();
+  try {
+    const auto [error, tensor] = dattn::check_golden(dattn::read_state_file(file));
+    const bool ok = error <= dattn::kGoldenBound;
+    fmt::print("{:<36}  {:8.1e}  {}{}\n", name, error, tensor,
+               ok ? "" : fmt::format("  exceeds {:g}", dattn::kGoldenBound));
+    return ok;
+  } catch (const std::exception& error) {
+    fmt::print("{:<36}  cannot be checked: {}\n", name, error.what());
+    return false;
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2 || argv[1][0] == '-') {
+    fmt::print(stderr, "usage: dattn_golden DIR\nchecks every .safetensors file in DIR against its operation\n");
+    return 2;
+  }
+  try {
+    bool ok = true;
+    for (const auto& file : golden_files(argv[1])) ok &= report(file);
+    return ok ? 0 : 1;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "dattn_golden: {}\n", error.what());
+    return 1;
+  }
+}
