@@ -4,8 +4,8 @@
 //   #include "hwy/foreach_target.h"
 //   #include "core/simd.h"
 // and holds its kernels in `namespace dattn::HWY_NAMESPACE` between HWY_BEFORE_NAMESPACE() and HWY_AFTER_NAMESPACE().
-// Lambdas in there carry HWY_ATTR. Code after `#if HWY_ONCE` is compiled once and picks the instruction set at run time by
-// HWY_EXPORT and HWY_DYNAMIC_DISPATCH.
+// Lambdas in there carry HWY_ATTR. Code after `#if HWY_ONCE` is compiled once and picks the instruction set at run time
+// by HWY_EXPORT and HWY_DYNAMIC_DISPATCH.
 #if defined(DATTN_CORE_SIMD_H_) == defined(HWY_TARGET_TOGGLE)  // the usual guard, once for each instruction set
 #ifdef DATTN_CORE_SIMD_H_
 #undef DATTN_CORE_SIMD_H_
@@ -14,6 +14,7 @@
 #endif
 
 #include <cstdint>
+#include <type_traits>
 
 #include "hwy/highway.h"
 //
@@ -24,8 +25,8 @@ namespace dattn::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// Full vectors of T, and vectors of one element for what is left over: the same arithmetic, so an element's result does not
-/// depend on its place.
+/// Full vectors of T, and vectors of one element for what is left over: the same arithmetic, so an element's result
+/// does not depend on its place.
 template <typename T>
 using Wide = hn::ScalableTag<T>;
 template <typename T>
@@ -40,6 +41,17 @@ HWY_INLINE void for_lanes(std::int64_t n, F&& f) {
   for (; i + lanes <= n; i += lanes) f(wide, i);
   const One<T> one;
   for (; i < n; ++i) f(one, i);
+}
+
+/// Calls f(d, V, i) with V = 4 (an integral constant) where four full vectors fit, then V = 1: for loops that keep V
+/// running vectors, since one alone would wait for its own last addition.
+template <typename T, typename F>
+HWY_INLINE void for_blocks(std::int64_t n, F&& f) {
+  const Wide<T> wide;
+  const auto block = 4 * static_cast<std::int64_t>(hn::Lanes(wide));
+  std::int64_t i = 0;
+  for (; i + block <= n; i += block) f(wide, std::integral_constant<int, 4>(), i);
+  for_lanes<T>(n - i, [&](auto d, std::int64_t j) HWY_ATTR { f(d, std::integral_constant<int, 1>(), i + j); });
 }
 
 /// Sum over [0, n) of the vectors f(d, i), in a fixed order: two running vectors, their lanes, then the rest.
@@ -88,7 +100,8 @@ HWY_INLINE void axpy(std::int64_t n, T a, const T* x, T* y) {
 /// Sum of x[i] * y[i].
 template <typename T>
 HWY_INLINE T dot(std::int64_t n, const T* x, const T* y) {
-  return sum_lanes<T>(n, [&](auto d, std::int64_t i) HWY_ATTR { return hn::Mul(hn::LoadU(d, x + i), hn::LoadU(d, y + i)); });
+  return sum_lanes<T>(
+      n, [&](auto d, std::int64_t i) HWY_ATTR { return hn::Mul(hn::LoadU(d, x + i), hn::LoadU(d, y + i)); });
 }
 
 // --- elementary functions: NaN stays NaN, and infinities give the limit ---

@@ -8,23 +8,49 @@ namespace dattn {
 
 namespace {
 
+// A 1x1 convolution is a linear layer on pixels, on every device.
+enum class Kind : unsigned char { general, depthwise, linear };
+
+Kind kind_of(const Tensor& w, const Conv2dOptions& o) {
+  if (o.groups > 1) return w.size(0) == o.groups && w.size(3) == 1 ? Kind::depthwise : Kind::general;
+  return w.size(1) == 1 && w.size(2) == 1 && o.stride == 1 && o.padding == 0 ? Kind::linear : Kind::general;
+}
+
+Tensor as_matrix(const Tensor& filters) { return filters.view({filters.size(0), filters.size(3)}); }
+
+void forward(Kind kind, const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y) {
+  if (kind == Kind::linear) return linear_forward(x, as_matrix(w), b, y);
+  (kind == Kind::depthwise ? depthwise_conv2d_forward : conv2d_forward)(x, w, b, o, y);
+}
+
+void backward_data(Kind kind, const Tensor& dy, const Tensor& w, const Conv2dOptions& o, Tensor& dx) {
+  if (kind == Kind::linear) return linear_backward_data(dy, as_matrix(w), dx);
+  (kind == Kind::depthwise ? depthwise_conv2d_backward_data : conv2d_backward_data)(dy, w, o, dx);
+}
+
+void backward_filter(Kind kind, const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {
+  if (kind == Kind::linear) {
+    Tensor matrix = as_matrix(dw);
+    return linear_backward_weight(dy, x, matrix);
+  }
+  (kind == Kind::depthwise ? depthwise_conv2d_backward_filter : conv2d_backward_filter)(dy, x, o, dw);
+}
+
 struct Conv2dNode : Node {
   Tensor x;  // only where the filters are trained
   Parameter weight, bias;
   Conv2dOptions options;
   Shape x_shape;
-  bool depthwise = false;
+  Kind kind;
 
   const char* name() const override { return "conv2d"; }
   void backward(const Tensor& dy) override {
     if (needs(0)) {
       Tensor dx = Tensor::empty(x_shape, dy.dtype(), dy.device());
-      (depthwise ? depthwise_conv2d_backward_data : conv2d_backward_data)(dy, weight.value(), options, dx);
+      backward_data(kind, dy, weight.value(), options, dx);
       give(0, std::move(dx));
     }
-    if (weight.trainable()) {
-      (depthwise ? depthwise_conv2d_backward_filter : conv2d_backward_filter)(dy, x, options, weight.grad());
-    }
+    if (weight.trainable()) backward_filter(kind, dy, x, options, weight.grad());
     if (bias.trainable()) bias_backward(dy, bias.grad());
   }
 };
@@ -77,16 +103,16 @@ void check_ranks(const Tensor& x, const Parameter& weight) {
 }
 
 Tensor apply(const Tensor& x, const Parameter& weight, const Parameter& bias, const Conv2dOptions& options,
-             std::int64_t outputs, bool depthwise) {
+             std::int64_t outputs, Kind kind) {
   const Tensor& w = weight.value();
   Tensor y = Tensor::empty(
       {x.size(0), conv2d_size(x.size(1), w.size(1), options), conv2d_size(x.size(2), w.size(2), options), outputs},
       x.dtype(), x.device());  // y [N,Ho,Wo,O]
-  (depthwise ? depthwise_conv2d_forward : conv2d_forward)(x, w, bias ? bias.value() : Tensor(), options, y);
+  forward(kind, x, w, bias ? bias.value() : Tensor(), options, y);
   return record<Conv2dNode>(std::move(y), {x}, {weight, bias}, [&](Conv2dNode& node) {
     if (weight.trainable()) node.x = x.detach();
     node.weight = weight, node.bias = bias, node.options = options;
-    node.x_shape = x.shape(), node.depthwise = depthwise;
+    node.x_shape = x.shape(), node.kind = kind;
   });
 }
 
@@ -100,8 +126,7 @@ Tensor conv2d(const Tensor& x, const Parameter& weight, const Parameter& bias, c
   check_options(options);
   check_ranks(x, weight);
   check_conv2d(x, weight, bias, options, x.size(3));
-  const std::int64_t C = x.size(3), O = weight.shape()[0];
-  return apply(x, weight, bias, options, O, options.groups == C && O == C && C > 1);
+  return apply(x, weight, bias, options, weight.shape()[0], kind_of(weight.value(), options));
 }
 
 Tensor depthwise_conv2d_shared(const Tensor& x, const Parameter& weight, const Parameter& bias,
@@ -119,7 +144,7 @@ Tensor depthwise_conv2d_shared(const Tensor& x, const Parameter& weight, const P
          x.size(3), shapes_of(x, w));
   }
   check_conv2d(x, weight, bias, options, C);
-  return apply(x, weight, bias, options, x.size(3), true);
+  return apply(x, weight, bias, options, x.size(3), Kind::depthwise);
 }
 
 Conv2d::Conv2d(std::int64_t in, std::int64_t out, std::int64_t kernel, const Conv2dOptions& o, bool with_bias,

@@ -1,142 +1,270 @@
-// CPU kernels of the convolution: rows of patches (im2col) of one image and group, and a matrix product.
+// CPU kernels of the convolution and its data gradient, without rearranging the image: blocks of pixels that meet the
+// same taps of the kernel, times the filters packed into panels of output channels. Taps in the padding are not
+// computed.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "layers/conv2d_cpu.cpp"
+#include "hwy/foreach_target.h"
+//
 #include <algorithm>
 
-#include "core/gemm.h"
 #include "core/parallel.h"
+#include "core/simd.h"
 #include "layers/conv2d.h"
-#include "layers/linear.h"
+#include "layers/conv2d_block.h"
+#include "layers/conv2d_taps.h"
 
-namespace dattn {
+HWY_BEFORE_NAMESPACE();
+namespace dattn::HWY_NAMESPACE {
 
-namespace {
-
-// The sizes of one convolution, and the walk over its patches.
-struct Sizes {
-  std::int64_t N, H, W, C, O, Kh, Kw, Ho, Wo, G, Cg, Og, K;
-  Conv2dOptions o;
-
-  Sizes(const Tensor& x, const Tensor& w, const Tensor& y, const Conv2dOptions& options)
-      : N(x.size(0)),
-        H(x.size(1)),
-        W(x.size(2)),
-        C(x.size(3)),
-        O(w.size(0)),
-        Kh(w.size(1)),
-        Kw(w.size(2)),
-        Ho(y.size(1)),
-        Wo(y.size(2)),
-        G(options.groups),
-        Cg(C / G),
-        Og(O / G),
-        K(Kh * Kw * Cg),
-        o(options) {}
-
-  // A 1x1 convolution is a linear layer on pixels.
-  bool is_linear() const { return Kh == 1 && Kw == 1 && o.stride == 1 && o.padding == 0 && G == 1; }
-
-  // f(patch, pixel) for each output pixel and tap: the places of the tap's channels in the patches [Ho*Wo,K] and in the
-  // image; pixel is -1 in the padding.
-  template <typename F>
-  void walk(F&& f) const {
-    for (std::int64_t i = 0; i < Ho * Wo; ++i) {
-      for (std::int64_t k = 0; k < Kh * Kw; ++k) {
-        const std::int64_t h = i / Wo * o.stride - o.padding + k / Kw * o.dilation;
-        const std::int64_t w = i % Wo * o.stride - o.padding + k % Kw * o.dilation;
-        f(i * K + k * Cg, h < 0 || h >= H || w < 0 || w >= W ? -1 : (h * W + w) * C);
-      }
-    }
-  }
+// The places along one side that meet the same taps, whose sources then lie equally far apart.
+struct Band {
+  struct Place {
+    std::int32_t target, source;  // the source is that of the first tap
+  };
+  PoolVector<Place> places;         // by ascending target
+  std::span<const Taps::Tap> taps;  // of the first place
 };
 
-template <typename T>
-void im2col(const Sizes& s, const T* x, T* patches) {
-  s.walk([&](std::int64_t patch, std::int64_t pixel) {
-    if (pixel < 0) {
-      std::fill_n(patches + patch, s.Cg, T(0));
-    } else {
-      std::copy_n(x + pixel, s.Cg, patches + patch);
-    }
-  });
-}
-
-template <typename T>
-void col2im(const Sizes& s, const T* patches, T* dx) {
-  s.walk([&](std::int64_t patch, std::int64_t pixel) {
-    for (std::int64_t c = 0; pixel >= 0 && c < s.Cg; ++c) dx[pixel + c] += patches[patch + c];
-  });
-}
-
-void forward_cpu(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y) {
-  const Sizes s(x, w, y, o);
-  if (s.is_linear()) return linear_forward(x, w.view({s.O, s.C}), b, y);
-  dispatch_float("conv2d", x.dtype(), [&]<typename T>() {
-    parallel_for(s.N, 1, [&](std::int64_t n, std::int64_t) {
-      Scratch<T> patches(static_cast<std::size_t>(s.Ho * s.Wo * s.K));
-      T* out = y.data<T>() + n * s.Ho * s.Wo * s.O;
-      for (std::int64_t i = 0; b && i < s.Ho * s.Wo; ++i) std::copy_n(b.data<T>(), s.O, out + i * s.O);
-      for (std::int64_t g = 0; g < s.G; ++g) {
-        im2col(s, x.data<T>() + n * s.H * s.W * s.C + g * s.Cg, patches.data());
-        gemm_tile<T>(Trans::no, Trans::yes, s.Ho * s.Wo, s.Og, s.K, 1, patches.data(), s.K,
-                     w.data<T>() + g * s.Og * s.K, s.K, b ? 1 : 0, out + g * s.Og, s.O);
-      }
-    });
-  });
-}
-
-void backward_data_cpu(const Tensor& dy, const Tensor& w, const Conv2dOptions& o, Tensor& dx) {
-  const Sizes s(dx, w, dy, o);
-  if (s.is_linear()) return linear_backward_data(dy, w.view({s.O, s.C}), dx);
-  dispatch_float("conv2d", dy.dtype(), [&]<typename T>() {
-    parallel_for(s.N, 1, [&](std::int64_t n, std::int64_t) {
-      Scratch<T> patches(static_cast<std::size_t>(s.Ho * s.Wo * s.K));
-      T* image = dx.data<T>() + n * s.H * s.W * s.C;
-      std::fill_n(image, s.H * s.W * s.C, T(0));
-      for (std::int64_t g = 0; g < s.G; ++g) {
-        gemm_tile<T>(Trans::no, Trans::no, s.Ho * s.Wo, s.K, s.Og, 1, dy.data<T>() + n * s.Ho * s.Wo * s.O + g * s.Og,
-                     s.O, w.data<T>() + g * s.Og * s.K, s.K, 0, patches.data(), s.K);
-        col2im(s, patches.data(), image + g * s.Cg);
-      }
-    });
-  });
-}
-
-constexpr std::int64_t kParts = 16;  // partial sums of the filters' gradient, added in order
-
-void backward_filter_cpu(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {
-  const Sizes s(x, dw, dy, o);
-  if (s.is_linear()) {
-    Tensor matrix = dw.view({s.O, s.C});
-    return linear_backward_weight(dy, x, matrix);
+PoolVector<Band> bands_of(const Taps& taps) {
+  PoolVector<Band> bands;
+  for (std::int64_t t = 0; t < taps.targets(); ++t) {
+    const auto of_t = taps.of(t);
+    const auto same = [&](const Band& band) {
+      return std::equal(band.taps.begin(), band.taps.end(), of_t.begin(), of_t.end(),
+                        [](Taps::Tap a, Taps::Tap b) { return a.k == b.k; });
+    };
+    auto band = std::find_if(bands.begin(), bands.end(), same);
+    if (band == bands.end()) band = bands.insert(bands.end(), Band{{}, of_t});
+    band->places.push_back({static_cast<std::int32_t>(t), of_t.empty() ? 0 : of_t[0].source});
   }
-  dispatch_float("conv2d", dy.dtype(), [&]<typename T>() {
-    const std::int64_t part = std::max<std::int64_t>(1, (s.N + kParts - 1) / kParts), parts = tile_count(s.N, part);
-    Scratch<T> sums(static_cast<std::size_t>(parts * s.O * s.K));
-    parallel_for(s.N, part, [&](std::int64_t begin, std::int64_t end) {
-      Scratch<T> patches(static_cast<std::size_t>(s.Ho * s.Wo * s.K));
-      T* sum = sums.data() + begin / part * s.O * s.K;
-      for (std::int64_t n = begin; n < end; ++n) {
-        for (std::int64_t g = 0; g < s.G; ++g) {
-          im2col(s, x.data<T>() + n * s.H * s.W * s.C + g * s.Cg, patches.data());
-          gemm_tile<T>(Trans::yes, Trans::no, s.Og, s.K, s.Ho * s.Wo, 1,
-                       dy.data<T>() + n * s.Ho * s.Wo * s.O + g * s.Og, s.O, patches.data(), s.K, n == begin ? 0 : 1,
-                       sum + g * s.Og * s.K, s.K);
+  return bands;
+}
+
+// Images [n_begin, n_end) and rows [row_begin, row_end) of each.
+struct Tile {
+  std::int64_t n_begin, n_end, row_begin, row_end;
+};
+
+// Some output channels of one group, as a block's columns.
+template <typename T>
+struct Panel {
+  const T *filters, *start;
+  std::int64_t source_channel, target_channel;  // the group's first input; the panel's first output
+  std::int64_t width;
+  int vectors;
+};
+
+// Pixels that are gathered until they fill a block.
+template <typename T>
+class Pixels {
+ public:
+  Pixels(const Panel<T>& panel, const Run* run, const Run* end)
+      : panel_(panel),
+        run_(run),
+        end_(end),
+        columns_(block_columns<T>()),
+        whole_(panel.width == panel.vectors * static_cast<std::int64_t>(hn::Lanes(Wide<T>()))) {}
+
+  HWY_INLINE void add(const T* source, T* target) {
+    source_[count_] = source, target_[count_] = target;
+    if (++count_ == kRows) multiply();
+  }
+
+  // A block with rows to spare computes the first pixel again in them; what is to spare, rows or columns, goes nowhere.
+  void finish() {
+    if (count_ > 0) multiply();
+  }
+
+ private:
+  HWY_INLINE void multiply() {
+    T* c[kRows];
+    for (int m = 0; m < kRows; ++m) {
+      if (m >= count_) source_[m] = source_[0];
+      c[m] = m < count_ && whole_ ? target_[m] : spare_ + m * columns_;
+    }
+    multiply_block(panel_.vectors, source_, 1, panel_.filters, columns_, run_, end_, panel_.start, c);
+    for (int m = 0; m < count_ && !whole_; ++m) std::copy_n(c[m], panel_.width, target_[m]);
+    count_ = 0;
+  }
+
+  const Panel<T>& panel_;
+  const Run *const run_, *const end_;
+  const std::int64_t columns_;
+  const bool whole_;
+  int count_ = 0;
+  const T* source_[kRows];
+  T* target_[kRows];
+  HWY_ALIGN T spare_[kRows * kVectors * HWY_MAX_BYTES / sizeof(T)];
+};
+
+// One convolution with stride: `target` is y and `source` x. For the data gradient they are dx and dy, the kernel is
+// flipped and its channels are exchanged. Cs and Ct count the channels of one group.
+template <typename T>
+class Convolution {
+ public:
+  Convolution(const Tensor& source, const Tensor& w, const Tensor& b, const Conv2dOptions& o, bool gradient,
+              Tensor& target)
+      : source_(source.data<T>()),
+        target_(target.data<T>()),
+        N_(source.size(0)),
+        H_(source.size(1)),
+        W_(source.size(2)),
+        Ht_(target.size(1)),
+        Wt_(target.size(2)),
+        G_(o.groups),
+        Cs_(source.size(3) / G_),
+        Ct_(target.size(3) / G_),
+        Kw_(w.size(2)),
+        taps_(w.size(1) * Kw_),
+        panels_(tile_count(Ct_, columns_)),
+        row_taps_(Ht_, H_, w.size(1), o, gradient),
+        column_taps_(Wt_, W_, Kw_, o, gradient),
+        rows_(bands_of(row_taps_)),
+        cols_(bands_of(column_taps_)),
+        filters_(static_cast<std::size_t>(G_ * panels_ * taps_ * Cs_ * columns_)),
+        start_(static_cast<std::size_t>(G_ * panels_ * columns_)) {
+    pack_filters(w.data<T>(), gradient);
+    pack_start(b ? b.data<T>() : nullptr);
+    for (const Band& rows : rows_) {
+      for (const Band& cols : cols_) add_runs(rows.taps, cols.taps);
+    }
+  }
+
+  // Tiles whose source fits the L2 cache, of all panels; panel by panel where tiles are few.
+  void run() {
+    const std::int64_t bytes = std::max<std::int64_t>(1, H_ * W_ * G_ * Cs_ * static_cast<std::int64_t>(sizeof(T)));
+    std::int64_t images = std::clamp<std::int64_t>(kTileBytes / bytes, 1, 4 * kRows);
+    if (images > kRows) images -= images % kRows;  // so that the corners of all images fill whole blocks
+    const std::int64_t rows = bytes <= kTileBytes ? Ht_ : std::max<std::int64_t>(1, kTileBytes * Ht_ / bytes);
+    const std::int64_t heights = tile_count(Ht_, rows), tiles = tile_count(N_, images) * heights;
+    const std::int64_t panels = tiles >= kFewTiles ? G_ * panels_ : 1, parts = tile_count(G_ * panels_, panels);
+    parallel_for(tiles * parts, 1, [&](std::int64_t i, std::int64_t) HWY_ATTR {
+      const std::int64_t n = i / parts / heights * images, row = i / parts % heights * rows, panel = i % parts * panels;
+      const Tile tile = {n, std::min(N_, n + images), row, std::min(Ht_, row + rows)};
+      for (std::int64_t p = panel; p < panel + panels; ++p) run_panel(tile, p);
+    });
+  }
+
+ private:
+  static constexpr std::int64_t kTileBytes = 384 << 10, kFewTiles = 64;
+
+  // filters_ [G][panel][tap][Cs][columns]; channels beyond the last are zero.
+  void pack_filters(const T* w, bool gradient) {
+    parallel_for(G_ * panels_, 1, [&](std::int64_t i, std::int64_t) {
+      const std::int64_t g = i / panels_, first = i % panels_ * columns_;
+      T* to = filters_.data() + i * taps_ * Cs_ * columns_;
+      for (std::int64_t k = 0; k < taps_; ++k) {
+        for (std::int64_t s = 0; s < Cs_; ++s, to += columns_) {
+          for (std::int64_t j = 0; j < columns_; ++j) {
+            const std::int64_t t = first + j;
+            const std::int64_t from =
+                gradient ? ((g * Cs_ + s) * taps_ + taps_ - 1 - k) * Ct_ + t : ((g * Ct_ + t) * taps_ + k) * Cs_ + s;
+            to[j] = t < Ct_ ? w[from] : T(0);
+          }
         }
       }
     });
-    T* total = dw.data<T>();
-    for (std::int64_t p = 0; p < parts; ++p) {
-      for (std::int64_t i = 0; i < s.O * s.K; ++i) total[i] += sums[static_cast<std::size_t>(p * s.O * s.K + i)];
+  }
+
+  // start_ [G][panel][columns]: the bias, or zeros.
+  void pack_start(const T* b) {
+    std::fill_n(start_.data(), start_.size(), T(0));
+    for (std::int64_t i = 0; b && i < G_ * Ct_; ++i) start_.data()[i / Ct_ * panels_ * columns_ + i % Ct_] = b[i];
+  }
+
+  // The runs of the pixels in one band of rows and one of columns. Taps are one run where their channels are
+  // neighbours.
+  void add_runs(std::span<const Taps::Tap> rows, std::span<const Taps::Tap> cols) {
+    const std::size_t first = runs_.size();
+    for (const auto& row : rows) {
+      for (const auto& col : cols) {
+        const std::int64_t a = ((row.source - rows[0].source) * W_ + col.source - cols[0].source) * G_ * Cs_;
+        const std::int64_t b = (row.k * Kw_ + col.k) * Cs_ * columns_;
+        Run* last = runs_.size() > first ? &runs_.back() : nullptr;
+        if (last && last->a + last->length == a && last->b + last->length * columns_ == b) {
+          last->length += Cs_;
+        } else {
+          runs_.push_back({a, b, Cs_});
+        }
+      }
     }
-  });
+    runs_end_.push_back(runs_.size());
+  }
+
+  void run_panel(const Tile& tile, std::int64_t i) {
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(Wide<T>()));
+    const std::int64_t group = i / panels_, first = i % panels_ * columns_, width = std::min(columns_, Ct_ - first);
+    const Panel<T> panel = {filters_.data() + i * taps_ * Cs_ * columns_,
+                            start_.data() + i * columns_,
+                            group * Cs_,
+                            group * Ct_ + first,
+                            width,
+                            static_cast<int>(tile_count(width, lanes))};
+    const Run* run = runs_.data();
+    const std::size_t* end = runs_end_.data();
+    for (const Band& rows : rows_) {
+      for (const Band& cols : cols_) {
+        Pixels<T> pixels(panel, run, runs_.data() + *end);
+        run_bands(tile, panel, rows, cols, pixels);
+        run = runs_.data() + *end++;
+      }
+    }
+  }
+
+  void run_bands(const Tile& tile, const Panel<T>& panel, const Band& rows, const Band& cols, Pixels<T>& pixels) const {
+    const auto before = [](const Band::Place& place, std::int64_t row) { return place.target < row; };
+    const auto first = std::lower_bound(rows.places.begin(), rows.places.end(), tile.row_begin, before);
+    const auto last = std::lower_bound(first, rows.places.end(), tile.row_end, before);
+    for (std::int64_t n = tile.n_begin; n < tile.n_end; ++n) {
+      for (auto row = first; row < last; ++row) {
+        const T* source = source_ + (n * H_ + row->source) * W_ * G_ * Cs_ + panel.source_channel;
+        T* target = target_ + (n * Ht_ + row->target) * Wt_ * G_ * Ct_ + panel.target_channel;
+        for (const auto& col : cols.places) pixels.add(source + col.source * G_ * Cs_, target + col.target * G_ * Ct_);
+      }
+    }
+    pixels.finish();
+  }
+
+  const std::int64_t columns_ = block_columns<T>();
+  const T* source_;
+  T* target_;
+  const std::int64_t N_, H_, W_, Ht_, Wt_, G_, Cs_, Ct_, Kw_, taps_, panels_;
+  const Taps row_taps_, column_taps_;
+  const PoolVector<Band> rows_, cols_;
+  PoolVector<Run> runs_;              // of all pairs of bands
+  PoolVector<std::size_t> runs_end_;  // of each pair
+  Scratch<T> filters_, start_;
+};
+
+void Conv2dForward(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y) {
+  dispatch_float("conv2d", x.dtype(), [&]<typename T>() HWY_ATTR { Convolution<T>(x, w, b, o, false, y).run(); });
+}
+void Conv2dBackwardData(const Tensor& dy, const Tensor& w, const Conv2dOptions& o, Tensor& dx) {
+  dispatch_float("conv2d", dy.dtype(),
+                 [&]<typename T>() HWY_ATTR { Convolution<T>(dy, w, Tensor(), o, true, dx).run(); });
 }
 
+}  // namespace dattn::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace dattn {
+
+namespace {
+HWY_EXPORT(Conv2dForward);
+HWY_EXPORT(Conv2dBackwardData);
+void forward_cpu(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y) {
+  HWY_DYNAMIC_DISPATCH(Conv2dForward)(x, w, b, o, y);
+}
+void backward_data_cpu(const Tensor& dy, const Tensor& w, const Conv2dOptions& o, Tensor& dx) {
+  HWY_DYNAMIC_DISPATCH(Conv2dBackwardData)(dy, w, o, dx);
+}
 }  // namespace
 
 constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Conv2dOptions&, Tensor&)> conv2d_forward{
     "conv2d_forward", forward_cpu};
 constinit Kernel<void(const Tensor&, const Tensor&, const Conv2dOptions&, Tensor&)> conv2d_backward_data{
     "conv2d_backward_data", backward_data_cpu};
-constinit Kernel<void(const Tensor&, const Tensor&, const Conv2dOptions&, Tensor&)> conv2d_backward_filter{
-    "conv2d_backward_filter", backward_filter_cpu};
 
 }  // namespace dattn
+#endif

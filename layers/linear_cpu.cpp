@@ -15,29 +15,17 @@ namespace dattn::HWY_NAMESPACE {
 
 constexpr std::int64_t kParts = 64;  // partial sums of a column, added in order
 
-// sums[c] = sum over rows of x [rows, C], four vectors of columns at a time.
+// sums[c] = sum over rows of x [rows, C].
 template <typename T>
-void ColumnSums(const T* x, std::int64_t rows, std::int64_t C, T* sums) {
-  const Wide<T> d;
-  const auto L = static_cast<std::int64_t>(hn::Lanes(d));
-  std::int64_t c = 0;
-  for (; c + 4 * L <= C; c += 4 * L) {
-    auto s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
+void column_sums(const T* x, std::int64_t rows, std::int64_t C, T* sums) {
+  for_blocks<T>(C, [&](auto d, auto V, std::int64_t c) HWY_ATTR {
+    const std::size_t L = hn::Lanes(d);
+    hn::Vec<decltype(d)> sum[V];
+    for (int v = 0; v < V; ++v) sum[v] = hn::Zero(d);
     for (const T* p = x + c; p < x + rows * C; p += C) {
-      s0 = hn::Add(s0, hn::LoadU(d, p));
-      s1 = hn::Add(s1, hn::LoadU(d, p + L));
-      s2 = hn::Add(s2, hn::LoadU(d, p + 2 * L));
-      s3 = hn::Add(s3, hn::LoadU(d, p + 3 * L));
+      for (int v = 0; v < V; ++v) sum[v] = hn::Add(sum[v], hn::LoadU(d, p + v * L));
     }
-    hn::StoreU(s0, d, sums + c);
-    hn::StoreU(s1, d, sums + c + L);
-    hn::StoreU(s2, d, sums + c + 2 * L);
-    hn::StoreU(s3, d, sums + c + 3 * L);
-  }
-  for_lanes<T>(C - c, [&](auto v, std::int64_t i) HWY_ATTR {
-    auto s = hn::Zero(v);
-    for (const T* p = x + c + i; p < x + rows * C; p += C) s = hn::Add(s, hn::LoadU(v, p));
-    hn::StoreU(s, v, sums + c + i);
+    for (int v = 0; v < V; ++v) hn::StoreU(sum[v], d, sums + c + v * L);
   });
 }
 
@@ -49,7 +37,7 @@ void BiasBackward(const Tensor& dy, Tensor& db) {
     const T* x = dy.data<T>();
     T *s = sums.data(), *b = db.data<T>();
     parallel_for(rows, part, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-      ColumnSums(x + begin * C, end - begin, C, s + begin / part * C);
+      column_sums(x + begin * C, end - begin, C, s + begin / part * C);
     });
     for (std::int64_t i = 0; i < parts; ++i) axpy<T>(C, T(1), s + i * C, b);
   });

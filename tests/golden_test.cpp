@@ -60,7 +60,7 @@ TEST_P(Golden, SeesAChangeOfEveryTensor) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Files, Golden, testing::ValuesIn(golden_names()), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Files, Golden, testing::ValuesIn(golden_names()), [](const auto& one) { return one.param; });
 
 TEST(GoldenErrors, Options) {
   StateFile file = golden("gelu");
