@@ -161,11 +161,13 @@ void Trainer::report_lost_numbers(const Batch& batch, double loss) {
   for (const auto& [layer, largest] : watching.entries()) {
     double gradient = 0;
     for (const auto& [name, p] : parameters(*model_)) {
-      if (p.trainable() && name.starts_with(layer + ".")) gradient = std::max(gradient, largest_magnitude(p.grad()));
+      if (!p.trainable() || !name.starts_with(layer + ".")) continue;
+      const double largest_here = largest_magnitude(p.grad());
+      if (!(largest_here <= gradient)) gradient = largest_here;  // a NaN stays
     }
     table += fmt::format("\n  {:<24}  {:>18.4g}  {:>16.4g}", layer, largest, gradient);
   }
-  fail("train: the loss is {} at step {}, learning rate {:.4g}{}\nhint: try a smaller --lr-scale; {}", loss, state_.step + 1,
+  fail("the loss is {} at step {}, learning rate {:.4g}{}\nhint: try a smaller --lr-scale; {}", std::abs(loss), state_.step + 1,
        recipe_->learning_rate(), table,
        saved_step_ < 0 ? "nothing was saved yet" : fmt::format("{} holds step {}", folder_.last(), saved_step_));
 }
@@ -217,7 +219,7 @@ std::optional<MetricsRow> Trainer::evaluate_epoch() {
 void Trainer::save(const std::string& path) {
   const auto model = model_tensors(*model_);
   for (const auto& [name, x] : model) {
-    check(std::isfinite(largest_magnitude(x)), "train: {} is not finite after step {}, learning rate {:.4g}, so nothing is saved\n"
+    check(std::isfinite(largest_magnitude(x)), "{} is not finite after step {}, learning rate {:.4g}, so nothing is saved\n"
           "hint: try a smaller --lr-scale", name, state_.step, state_.lr);
   }
   const CheckpointInfo info{{options_.model, options_.attention, data_.train.classes()}, data_.train.class_names, data_.normalisation,

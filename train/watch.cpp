@@ -15,8 +15,8 @@ double largest_magnitude(const Tensor& x) {
   double largest = 0;
   for (std::int64_t i = 0; i < here.elements(); ++i) {
     const double v = std::abs(here.at(i));
-    if (std::isnan(v)) return v;
-    largest = std::max(largest, v);
+    if (!(v <= largest)) largest = v;
+    if (std::isnan(v)) break;
   }
   return largest;
 }
