@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "core/parallel.h"
 #include "core/simd.h"
@@ -32,6 +33,47 @@ void fill_mask(const Plan& plan, const DropoutMask& dropout, const Tile& t, T* m
 
 // --- forward ---
 
+// e^x for x that is zero or less, or hardly more; under -87 (float) the result is as small as that of -87. NaN stays
+// NaN.
+template <typename D>
+HWY_INLINE hn::Vec<D> exp_of_negative(D d, hn::Vec<D> x) {
+  using T = hn::TFromD<D>;
+  if constexpr (std::is_same_v<T, double>) {
+    return exp(d, x);
+  } else {
+    // x = n ln 2 + r with |r| <= ln 2 / 2, and e^r = 1 + r + r^2 P(r), P interpolated at Chebyshev's nodes to 1e-8.
+    // Adding kRound leaves n, rounded, in the lowest bits of a float.
+    constexpr float kRound = 0x1.8p23f;
+    x = hn::Max(hn::Set(d, -87.0f), x);
+    const auto shifted = hn::MulAdd(x, hn::Set(d, 1.44269504f), hn::Set(d, kRound));
+    const auto n = hn::Sub(shifted, hn::Set(d, kRound));
+    auto r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x);
+    r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
+    auto p = hn::MulAdd(r, hn::Set(d, 1.3926176e-3f), hn::Set(d, 8.3631731e-3f));
+    p = hn::MulAdd(r, p, hn::Set(d, 4.1666555e-2f));
+    p = hn::MulAdd(r, p, hn::Set(d, 1.6666577e-1f));
+    p = hn::MulAdd(r, p, hn::Set(d, 0.5f));
+    const auto y = hn::Add(hn::MulAdd(hn::Mul(r, r), p, r), hn::Set(d, 1.0f));
+    const hn::RebindToUnsigned<D> du;
+    const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::BitCast(du, shifted), hn::Set(du, 127)));
+    return hn::Mul(y, hn::BitCast(d, exponent));
+  }
+}
+
+// Largest scores of one vector of queries over a tile's samples; in two chains, as one alone would wait for each
+// comparison.
+template <typename T>
+HWY_INLINE hn::Vec<Wide<T>> column_max(const Tile& t, const T* s) {
+  const Wide<T> d;
+  auto even = hn::LoadU(d, s), odd = even;
+  std::int64_t j = 1;
+  for (; j + 2 <= t.samples; j += 2) {
+    even = hn::Max(even, hn::LoadU(d, s + j * t.stride));
+    odd = hn::Max(odd, hn::LoadU(d, s + (j + 1) * t.stride));
+  }
+  return hn::Max(hn::Max(even, odd), hn::LoadU(d, s + (t.samples - 1) * t.stride));
+}
+
 // One step of the running softmax over samples (7): raises the maxima of the tile's rows to those of its scores, scales
 // what was summed before, and turns the scores into exponentials. `mix` is [D][stride].
 template <typename T>
@@ -39,12 +81,11 @@ void softmax_step(const Tile& t, std::int64_t head_channels, T* s, T* most, T* s
   const Wide<T> d;
   for (std::int64_t i = 0; i < t.queries; i += lane_count<T>()) {
     const auto before = hn::LoadU(d, most + i);
-    auto peak = before;
-    for (std::int64_t j = 0; j < t.samples; ++j) peak = hn::Max(peak, hn::LoadU(d, s + j * t.stride + i));
-    const auto shrink = hn::Exp(d, hn::Sub(before, peak));
+    const auto peak = hn::Max(before, column_max(t, s + i));
+    const auto shrink = exp_of_negative(d, hn::Sub(before, peak));
     auto total = hn::Mul(hn::LoadU(d, sum + i), shrink);
     for (std::int64_t j = 0; j < t.samples; ++j) {
-      const auto e = hn::Exp(d, hn::Sub(hn::LoadU(d, s + j * t.stride + i), peak));
+      const auto e = exp_of_negative(d, hn::Sub(hn::LoadU(d, s + j * t.stride + i), peak));
       total = hn::Add(total, e);
       hn::StoreU(e, d, s + j * t.stride + i);
     }
@@ -185,23 +226,21 @@ struct BackwardBuffers {
         mask(drops ? scores.size() : 0),
         lse(size(tile)),
         delta(size(tile)),
-        row(size(map_width + 2)) {}
+        row(size(map_width + 1 + lane_count<T>())) {}
   static std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
 };
 
-// From scores s and products dp = v . dmix of a tile: weights (7) into s, times the mask, and gradients of scores (17),
-// (19) into dp.
+// From the scores s of a tile and the gradients da of its weights (17): weights (7) into s, gradients of scores (19)
+// into da.
 template <typename T>
-void softmax_backward(const Tile& t, const T* lse, const T* delta, const T* mask, T* s, T* dp) {
+void softmax_backward(const Tile& t, const T* lse, const T* delta, T* s, T* da) {
   const Wide<T> d;
   for (std::int64_t i = 0; i < t.queries; i += lane_count<T>()) {
     const auto row_lse = hn::LoadU(d, lse + i), row_delta = hn::LoadU(d, delta + i);
-    for (std::int64_t j = 0; j < t.samples; ++j) {
-      const std::int64_t at = j * t.stride + i;
-      const auto weight = hn::Exp(d, hn::Sub(hn::LoadU(d, s + at), row_lse));
-      const auto factor = mask ? hn::LoadU(d, mask + at) : hn::Set(d, T(1));
-      hn::StoreU(hn::Mul(weight, factor), d, s + at);
-      hn::StoreU(hn::Mul(weight, hn::MulSub(hn::LoadU(d, dp + at), factor, row_delta)), d, dp + at);
+    for (std::int64_t at = i; at < t.samples * t.stride; at += t.stride) {
+      const auto weight = exp_of_negative(d, hn::Sub(hn::LoadU(d, s + at), row_lse));
+      hn::StoreU(weight, d, s + at);
+      hn::StoreU(hn::Mul(weight, hn::Sub(hn::LoadU(d, da + at), row_delta)), d, da + at);
     }
   }
 }
@@ -220,9 +259,12 @@ void attend_tile_backward(const Plan& plan, const Bias<T>& bias, const DropoutMa
     small_product<T>(t.samples, width, hd, {b.keys.data() + first, hd, 1}, b.q.data(), t.stride, s, t.stride, biased);
     small_product<T>(t.samples, width, hd, {b.values.data() + first, hd, 1}, b.dmix.data(), t.stride, ds, t.stride,
                      false);
-    const bool drops = dropout.drops();
-    if (drops) fill_mask(plan, dropout, t, b.mask.data());
-    softmax_backward(t, b.lse.data(), b.delta.data(), drops ? b.mask.data() : nullptr, s, ds);
+    if (dropout.drops()) {
+      fill_mask(plan, dropout, t, b.mask.data());
+      multiply_tile(t, b.mask.data(), ds);
+    }
+    softmax_backward(t, b.lse.data(), b.delta.data(), s, ds);
+    if (dropout.drops()) multiply_tile(t, b.mask.data(), s);
     small_product<T>(t.samples, hd, t.queries, {s, t.stride, 1}, b.dmix_rows.data(), hd, b.dvalues.data() + first, hd,
                      true);  // (16)
     small_product<T>(hd, width, t.samples, {b.keys.data() + first, 1, hd}, ds, t.stride, b.dq.data(), t.stride,
@@ -269,7 +311,7 @@ struct Partials {
   }
   static std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
   static std::int64_t table_elements(const Bias<T>& bias) {
-    if (bias.kind == BiasKind::table) return bias.ring_size();
+    if (bias.kind == BiasKind::table) return bias.ring_size() + lane_count<T>();  // window_run_backward runs over
     return bias.kind == BiasKind::log_cpb ? bias.hidden * 4 * lane_count<T>() : 0;
   }
 };

@@ -127,8 +127,28 @@ void window_forward(const Bias<T>& bias, const Tile& t, T* s) {
   }
 }
 
-// The transposed blend (28) and the gradient of the position (29), in one pass over each run: cell c of the table's row
-// gets (1 - fx) ds_c + fx ds_{c-1}, with ds zero outside of the run.
+// The gradients of one run: the table's by the transposed blend (28), and by the table coordinates (29). Cell c of the
+// run gets e = (1 - fx) ds_c + fx ds_{c-1}. `g` holds ds from g[1] on between zeros that fill whole vectors, so what
+// runs over adds zeros.
+template <typename T>
+HWY_INLINE void window_run_backward(const Window<T>& window, std::int64_t cells, std::int64_t row, const T* g,
+                                    const T* upper, T* dupper, T& dv, T& du) {
+  const Wide<T> d;
+  const auto fy = hn::Set(d, window.fy), fx = hn::Set(d, window.fx), one_fy = hn::Set(d, 1 - window.fy);
+  auto sum_v = hn::Zero(d), sum_u = hn::Zero(d);
+  for (std::int64_t c = 0; c < cells; c += static_cast<std::int64_t>(hn::Lanes(d))) {
+    const auto before = hn::LoadU(d, g + c), here = hn::LoadU(d, g + c + 1), step = hn::Sub(before, here);
+    const auto e = hn::MulAdd(fx, step, here);
+    const auto above = hn::LoadU(d, upper + c), across = hn::Sub(hn::LoadU(d, upper + row + c), above);
+    sum_v = hn::MulAdd(e, across, sum_v);
+    sum_u = hn::MulAdd(step, hn::MulAdd(fy, across, above), sum_u);
+    hn::StoreU(hn::MulAdd(one_fy, e, hn::LoadU(d, dupper + c)), d, dupper + c);
+    hn::StoreU(hn::MulAdd(fy, e, hn::LoadU(d, dupper + row + c)), d, dupper + row + c);
+  }
+  dv += hn::GetLane(hn::SumOfLanes(d, sum_v));
+  du += hn::GetLane(hn::SumOfLanes(d, sum_u));
+}
+
 template <typename T>
 void window_backward(const Bias<T>& bias, const Tile& t, const T* ds, const BiasGradient<T>& gradient) {
   const T* table = bias.table + t.head * bias.ring_size();
@@ -136,31 +156,14 @@ void window_backward(const Bias<T>& bias, const Tile& t, const T* ds, const Bias
   for (std::int64_t j = 0; j < t.samples; ++j) {
     const Window<T> window(bias, bias.position(t, j));
     if (!window.visible) continue;
-    T dv = 0, du = 0;  // by the table coordinates
+    T dv = 0, du = 0;
     for_runs(bias, window, t, [&](const Run& run) HWY_ATTR {
-      const std::int64_t count = run.high - run.low, row = bias.ring_row();
+      const std::int64_t count = run.high - run.low, cell = run.cell + run.low;
       if (count == 0) return;
-      g[0] = g[count + 1] = 0;
-      std::copy_n(ds + j * t.stride + run.offset + run.low, count, g + 1);
-      const T *upper = table + run.cell + run.low, *lower = upper + row;
-      T* dupper = gradient.table + run.cell + run.low;
-      const auto blend = [&](auto d, std::int64_t c) HWY_ATTR {
-        const auto here = hn::LoadU(d, g + c + 1);
-        return hn::MulAdd(hn::Set(d, window.fx), hn::Sub(hn::LoadU(d, g + c), here), here);
-      };
-      for_lanes<T>(count + 1, [&](auto d, std::int64_t c) HWY_ATTR {
-        const auto e = blend(d, c);
-        hn::StoreU(hn::MulAdd(hn::Set(d, 1 - window.fy), e, hn::LoadU(d, dupper + c)), d, dupper + c);
-        hn::StoreU(hn::MulAdd(hn::Set(d, window.fy), e, hn::LoadU(d, dupper + row + c)), d, dupper + row + c);
-      });
-      dv += sum_lanes<T>(count + 1, [&](auto d, std::int64_t c) HWY_ATTR {
-        return hn::Mul(blend(d, c), hn::Sub(hn::LoadU(d, lower + c), hn::LoadU(d, upper + c)));
-      });
-      du += sum_lanes<T>(count + 1, [&](auto d, std::int64_t c) HWY_ATTR {
-        const auto above = hn::LoadU(d, upper + c), below = hn::LoadU(d, lower + c);
-        const auto cell = hn::MulAdd(hn::Set(d, window.fy), hn::Sub(below, above), above);
-        return hn::Mul(hn::Sub(hn::LoadU(d, g + c), hn::LoadU(d, g + c + 1)), cell);
-      });
+      g[0] = 0;
+      T* end = std::copy_n(ds + j * t.stride + run.offset + run.low, count, g + 1);
+      std::fill_n(end, hn::Lanes(Wide<T>()), T(0));
+      window_run_backward(window, count + 1, bias.ring_row(), g, table + cell, gradient.table + cell, dv, du);
     });
     gradient.positions[(t.sample + j) * 2] -= static_cast<T>(bias.table_height - 1) / 2 * dv;
     gradient.positions[(t.sample + j) * 2 + 1] -= static_cast<T>(bias.table_width - 1) / 2 * du;
