@@ -8,13 +8,13 @@ namespace dattn {
 Shape::Shape(std::span<const std::int64_t> sizes) : rank_(static_cast<int>(sizes.size())) {
   check(sizes.size() <= kMaxRank, "shape: at most {} dimensions, got {}", kMaxRank, sizes.size());
   std::copy(sizes.begin(), sizes.end(), sizes_.begin());
-  for (auto size : sizes) check(size >= 0, "shape {}: sizes must not be negative", text());
+  for (auto size : sizes) check(size >= 0, "shape {}: sizes must not be negative", *this);
 }
 
 std::int64_t Shape::leading(int n) const {
   std::int64_t product = 1;
   for (int i = 0; i < n; ++i) {
-    check(!__builtin_mul_overflow(product, sizes_[i], &product), "shape {}: too many elements for 64 bits", text());
+    check(!__builtin_mul_overflow(product, sizes_[i], &product), "shape {}: too many elements for 64 bits", *this);
   }
   return product;
 }

@@ -39,7 +39,7 @@ class Shape {
  private:
   int index(int i) const {
     const int j = i < 0 ? i + rank_ : i;
-    check(j >= 0 && j < rank_, "shape {}: no dimension {}", text(), i);
+    if (j < 0 || j >= rank_) [[unlikely]] fail("shape {}: no dimension {}", text(), i);  // text() only where it fails
     return j;
   }
 

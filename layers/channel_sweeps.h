@@ -30,7 +30,7 @@ struct ChannelSweep {
   std::int64_t tiles;      // of one segment
 
   ChannelSweep(std::int64_t s, std::int64_t r, std::int64_t c) : segments(s), rows(r), channels(c), period(c) {
-    if (period < 4 * kLanes) period = std::lcm(period, kLanes);
+    if (std::lcm(c, kLanes) <= 64 * kLanes) period = std::lcm(c, kLanes);
     while (period < 4 * kLanes) period *= 2;
     tile_rows = period / channels * std::max<std::int64_t>(16, kTile / period);
     tiles = tile_count(rows, tile_rows);
@@ -81,17 +81,22 @@ HWY_INLINE void sum_rows(const ChannelSweep& sweep, std::int64_t count, T* a, T*
   const std::int64_t period = sweep.period;
   std::fill_n(a, period, T(0));
   std::fill_n(b, period, T(0));
-  const auto add_periods = [&](std::int64_t i, std::int64_t n, std::int64_t width) HWY_ATTR {
+  const auto add_periods = [&](auto n, std::int64_t i, std::int64_t width) HWY_ATTR {
     for_lanes<T>(width, [&](auto d, std::int64_t j) HWY_ATTR {
       auto sum_a = hn::LoadU(d, a + j), sum_b = hn::LoadU(d, b + j);
-      for (std::int64_t k = 0; k < n; ++k) f(d, i + k * period + j, j, sum_a, sum_b);
+      for (int k = 0; k < n.value; ++k) f(d, i + k * period + j, j, sum_a, sum_b);
       hn::StoreU(sum_a, d, a + j);
       hn::StoreU(sum_b, d, b + j);
     });
   };
   std::int64_t i = 0;
-  for (; i + 4 * period <= count; i += 4 * period) add_periods(i, 4, period);
-  for (; i < count; i += period) add_periods(i, 1, std::min(period, count - i));
+  // Four short periods at a time spare loads and stores of the sums; long ones would leave memory in no order it can
+  // foresee.
+  for (; period <= 128 && i + 4 * period <= count; i += 4 * period)
+    add_periods(std::integral_constant<int, 4>(), i, period);
+  for (; i < count; i += period) {
+    add_periods(std::integral_constant<int, 1>(), i, std::min(period, count - i));
+  }
   fold_period(sweep, a);
   fold_period(sweep, b);
 }

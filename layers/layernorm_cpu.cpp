@@ -1,10 +1,11 @@
-// CPU kernels of LayerNorm: a row stays in the L1 cache between its passes, and is read from memory once.
+// CPU kernels of LayerNorm. Rows go through the L1 cache in blocks, one stage after the other: short rows have too
+// little work each to hide the latency of a sum across lanes, a square root and a division.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "layers/layernorm_cpu.cpp"
 #include "hwy/foreach_target.h"
 //
 #include <algorithm>
-#include <cmath>
+#include <array>
 
 #include "core/memory.h"
 #include "core/parallel.h"
@@ -14,94 +15,218 @@
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
 
-// Rows a tile: some 64 KiB of floats, and enough of them that merging dw and db costs little.
-inline std::int64_t layernorm_tile(std::int64_t C) { return std::max<std::int64_t>(64, 16384 / C); }
+constexpr std::int64_t kBlockRows = 64;        // at most
+constexpr std::int64_t kBlockElements = 4096;  // a third of the smallest L1 cache, in floats
 
-template <typename T>
-struct RowStatistics {
-  T mean, s;
+// Rows a tile: some 64 KiB of floats, and enough of them that merging dw and db costs little.
+inline std::int64_t layernorm_tile(std::int64_t C) { return std::max<std::int64_t>(kBlockRows, 16384 / C); }
+
+// A row of C values as vectors. The last may reach beyond the row: what is read there is masked out of sums, and what
+// is written there is written again by the next row. V is the number of vectors where it is known, else 0.
+template <typename T, int V>
+struct RowVectors {
+  static constexpr Wide<T> d{};
+  std::int64_t C, lanes, vectors;
+
+  explicit RowVectors(std::int64_t channels)
+      : C(channels), lanes(static_cast<std::int64_t>(hn::Lanes(d))), vectors(V ? V : tile_count(C, lanes)) {}
+
+  // Rows at the end of a tile whose last vector would reach beyond the tile.
+  std::int64_t rows_at_the_end() const { return tile_count(vectors * lanes - C, C); }
+
+  // Calls f(i) with the place of every vector in the row.
+  template <typename F>
+  HWY_INLINE void each(F&& f) const {
+    const std::int64_t n = V ? V : vectors;
+    for (std::int64_t v = 0; v < n; ++v) f(v * lanes);
+  }
+
+  // Sum over the row of the vectors f(i).
+  template <typename F>
+  HWY_INLINE T sum(F&& f) const {
+    const std::int64_t n = (V ? V : vectors) - 1;
+    const auto inside = hn::FirstN(d, static_cast<std::size_t>(C - n * lanes));
+    auto even = hn::IfThenElseZero(inside, f(n * lanes)), odd = hn::Zero(d);
+    std::int64_t v = 0;
+    for (; v + 2 <= n; v += 2) {
+      even = hn::Add(even, f(v * lanes));
+      odd = hn::Add(odd, f((v + 1) * lanes));
+    }
+    if (v < n) odd = hn::Add(odd, f(v * lanes));
+    return hn::GetLane(hn::SumOfLanes(d, hn::Add(even, odd)));
+  }
 };
 
+// Calls f(in, out, n) for blocks of n consecutive rows of one tile: `in` points to the rows read, `out` to those
+// written (or is null). The rows at the end go through copies with room behind them.
+template <typename T, int V, std::size_t Inputs, typename F>
+HWY_INLINE void for_row_blocks(const RowVectors<T, V>& row, std::int64_t rows, const std::array<const T*, Inputs>& in,
+                               T* out, F&& f) {
+  const std::int64_t C = row.C, inside = std::max<std::int64_t>(0, rows - row.rows_at_the_end());
+  const std::int64_t block = std::clamp<std::int64_t>(kBlockElements / C, 1, kBlockRows);
+  const auto at = [&](std::int64_t r) {
+    auto moved = in;
+    for (auto& p : moved) p += r * C;
+    return moved;
+  };
+  for (std::int64_t r = 0; r < inside; r += block) f(at(r), out ? out + r * C : nullptr, std::min(block, inside - r));
+  if (inside == rows) return;
+  const std::int64_t width = row.vectors * row.lanes;
+  Scratch<T> copies(static_cast<std::size_t>((Inputs + 1) * width));
+  std::fill_n(copies.data(), copies.size(), T(0));
+  std::array<const T*, Inputs> copied_in;
+  T* copied_out = copies.data() + Inputs * width;
+  for (std::int64_t r = inside; r < rows; ++r) {
+    for (std::size_t k = 0; k < Inputs; ++k) {
+      std::copy_n(in[k] + r * C, C, copies.data() + k * width);
+      copied_in[k] = copies.data() + k * width;
+    }
+    f(copied_in, out ? copied_out : nullptr, 1);
+    if (out) std::copy_n(copied_out, C, out + r * C);
+  }
+}
+
 template <typename T>
-HWY_INLINE RowStatistics<T> row_statistics(std::int64_t C, const T* x, double eps) {
-  const T mean =
-      sum_lanes<T>(C, [&](auto d, std::int64_t c) HWY_ATTR { return hn::LoadU(d, x + c); }) / static_cast<T>(C);
-  const T squares = sum_lanes<T>(C, [&](auto d, std::int64_t c) HWY_ATTR {
-    const auto v = hn::Sub(hn::LoadU(d, x + c), hn::Set(d, mean));
-    return hn::Mul(v, v);
+struct BlockStatistics {
+  T mean[kBlockRows], s[kBlockRows];
+};
+
+template <typename T, int V>
+HWY_INLINE void block_statistics(const RowVectors<T, V>& row, const T* x, std::int64_t rows, double eps,
+                                 BlockStatistics<T>& of) {
+  const T n = static_cast<T>(row.C);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    of.mean[r] = row.sum([&](std::int64_t i) HWY_ATTR { return hn::LoadU(row.d, x + r * row.C + i); }) / n;
+  }
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const auto mean = hn::Set(row.d, of.mean[r]);
+    of.s[r] = row.sum([&](std::int64_t i) HWY_ATTR {
+      const auto v = hn::Sub(hn::LoadU(row.d, x + r * row.C + i), mean);
+      return hn::Mul(v, v);
+    });
+  }
+  for_lanes<T>(rows, [&](auto d, std::int64_t r) HWY_ATTR {
+    const auto var = hn::Div(hn::LoadU(d, of.s + r), hn::Set(d, n));
+    hn::StoreU(hn::Div(hn::Set(d, T(1)), hn::Sqrt(hn::Add(var, hn::Set(d, static_cast<T>(eps))))), d, of.s + r);
   });
-  return {mean, 1 / std::sqrt(squares / static_cast<T>(C) + static_cast<T>(eps))};
+}
+
+// w [C], with zeros up to the end of its last vector.
+template <typename T, int V>
+HWY_INLINE void pad_row(const RowVectors<T, V>& row, const T* w, T* padded) {
+  std::fill(std::copy_n(w, row.C, padded), padded + row.vectors * row.lanes, T(0));
+}
+
+// Calls f with RowVectors for C: rows of one, two and four vectors are frequent and short.
+template <typename T, typename F>
+HWY_INLINE void with_row_vectors(std::int64_t C, F&& f) {
+  switch (tile_count(C, static_cast<std::int64_t>(hn::Lanes(Wide<T>())))) {
+    case 1:
+      return f(RowVectors<T, 1>(C));
+    case 2:
+      return f(RowVectors<T, 2>(C));
+    case 4:
+      return f(RowVectors<T, 4>(C));
+    default:
+      return f(RowVectors<T, 0>(C));
+  }
 }
 
 void LayerNormForward(const Tensor& x, const Tensor& w, const Tensor& b, double eps, Tensor& y) {
   dispatch_float("layernorm", x.dtype(), [&]<typename T>() HWY_ATTR {
-    const std::int64_t C = x.size(-1);
-    const T *pw = w.data<T>(), *pb = b.data<T>(), *all_x = x.data<T>();
-    T* all_y = y.data<T>();
-    parallel_for(x.shape().rows(), layernorm_tile(C), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-      for (std::int64_t row = begin; row < end; ++row) {
-        const T* px = all_x + row * C;
-        T* py = all_y + row * C;
-        const auto [mean, s] = row_statistics(C, px, eps);
-        for_lanes<T>(C, [&, mean = mean, s = s](auto d, std::int64_t c) HWY_ATTR {
-          const auto xhat = hn::Mul(hn::Sub(hn::LoadU(d, px + c), hn::Set(d, mean)), hn::Set(d, s));
-          hn::StoreU(hn::MulAdd(xhat, hn::LoadU(d, pw + c), hn::LoadU(d, pb + c)), d, py + c);
-        });
-      }
+    with_row_vectors<T>(x.size(-1), [&](auto row) HWY_ATTR {
+      const std::int64_t C = row.C, width = row.vectors * row.lanes;
+      Scratch<T> padded(static_cast<std::size_t>(2 * width));
+      T *pw = padded.data(), *pb = pw + width;
+      pad_row(row, w.data<T>(), pw);
+      pad_row(row, b.data<T>(), pb);
+      const T* all_x = x.data<T>();
+      T* all_y = y.data<T>();
+      parallel_for(x.shape().rows(), layernorm_tile(C), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+        for_row_blocks<T>(row, end - begin, std::array{all_x + begin * C}, all_y + begin * C,
+                          [&](const auto& in, T* py, std::int64_t rows) HWY_ATTR {
+                            const T* px = in[0];
+                            BlockStatistics<T> of;
+                            block_statistics(row, px, rows, eps, of);
+                            for (std::int64_t r = 0; r < rows; ++r) {
+                              const auto mean = hn::Set(row.d, of.mean[r]), s = hn::Set(row.d, of.s[r]);
+                              row.each([&](std::int64_t i) HWY_ATTR {
+                                const auto xhat = hn::Mul(hn::Sub(hn::LoadU(row.d, px + r * C + i), mean), s);
+                                hn::StoreU(hn::MulAdd(xhat, hn::LoadU(row.d, pw + i), hn::LoadU(row.d, pb + i)), row.d,
+                                           py + r * C + i);
+                              });
+                            }
+                          });
+      });
     });
   });
 }
 
-// One row: dx is written where given, dw and db are added to.
-template <typename T>
-HWY_INLINE void backward_row(std::int64_t C, const T* dy, const T* x, const T* w, double eps, T* dx, T* dw, T* db) {
-  const auto [m, s] = row_statistics(C, x, eps);
-  const T mean = m, scale = s;
-  T sum_g = 0, sum_g_xhat = 0;
-  if (dx) {
-    sum_g = dot(C, dy, w);
-    sum_g_xhat = scale * sum_lanes<T>(C, [&](auto d, std::int64_t c) HWY_ATTR {
-                   const auto g = hn::Mul(hn::LoadU(d, dy + c), hn::LoadU(d, w + c));
-                   return hn::Mul(g, hn::Sub(hn::LoadU(d, x + c), hn::Set(d, mean)));
-                 });
+// A block of rows: writes dx unless it is null, adds to dw and db.
+template <typename T, int V>
+HWY_INLINE void backward_block(const RowVectors<T, V>& row, const T* dy, const T* x, const T* w, std::int64_t rows,
+                               double eps, T* dx, T* dw, T* db) {
+  constexpr auto d = row.d;
+  const std::int64_t C = row.C;
+  BlockStatistics<T> of;
+  block_statistics(row, x, rows, eps, of);
+  T mean_g[kBlockRows], mean_g_xhat[kBlockRows];
+  for (std::int64_t r = 0; dx && r < rows; ++r) {
+    const auto mean = hn::Set(d, of.mean[r]);
+    const auto g = [&](std::int64_t i) HWY_ATTR { return hn::Mul(hn::LoadU(d, dy + r * C + i), hn::LoadU(d, w + i)); };
+    mean_g[r] = row.sum(g) / static_cast<T>(C);
+    mean_g_xhat[r] = row.sum([&](std::int64_t i) HWY_ATTR {
+      return hn::Mul(g(i), hn::Sub(hn::LoadU(d, x + r * C + i), mean));
+    }) * of.s[r] / static_cast<T>(C);
   }
-  const T mean_g = sum_g / static_cast<T>(C), mean_g_xhat = sum_g_xhat / static_cast<T>(C);
-  for_lanes<T>(C, [&](auto d, std::int64_t c) HWY_ATTR {
-    const auto v = hn::LoadU(d, dy + c);
-    const auto xhat = hn::Mul(hn::Sub(hn::LoadU(d, x + c), hn::Set(d, mean)), hn::Set(d, scale));
-    hn::StoreU(hn::MulAdd(v, xhat, hn::LoadU(d, dw + c)), d, dw + c);
-    hn::StoreU(hn::Add(v, hn::LoadU(d, db + c)), d, db + c);
-    if (!dx) return;
-    const auto centred = hn::Sub(hn::Mul(v, hn::LoadU(d, w + c)), hn::Set(d, mean_g));
-    hn::StoreU(hn::Mul(hn::NegMulAdd(xhat, hn::Set(d, mean_g_xhat), centred), hn::Set(d, scale)), d, dx + c);
-  });
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const auto mean = hn::Set(d, of.mean[r]), s = hn::Set(d, of.s[r]);
+    row.each([&](std::int64_t i) HWY_ATTR {
+      const auto v = hn::LoadU(d, dy + r * C + i);
+      const auto xhat = hn::Mul(hn::Sub(hn::LoadU(d, x + r * C + i), mean), s);
+      hn::StoreU(hn::MulAdd(v, xhat, hn::LoadU(d, dw + i)), d, dw + i);
+      hn::StoreU(hn::Add(v, hn::LoadU(d, db + i)), d, db + i);
+      if (!dx) return;
+      const auto centred = hn::MulSub(v, hn::LoadU(d, w + i), hn::Set(d, mean_g[r]));
+      hn::StoreU(hn::Mul(hn::NegMulAdd(xhat, hn::Set(d, mean_g_xhat[r]), centred), s), d, dx + r * C + i);
+    });
+  }
+}
+
+// gradient[c] += sum of the partial sums [tiles, width], added in double.
+template <typename T>
+void add_partials(const T* partials, std::int64_t tiles, std::int64_t stride, Tensor& gradient) {
+  const std::int64_t C = gradient.elements();
+  Scratch<double> sum(static_cast<std::size_t>(C));
+  std::fill_n(sum.data(), C, 0.0);
+  for (std::int64_t t = 0; t < tiles; ++t) {
+    for (std::int64_t c = 0; c < C; ++c) sum.data()[c] += partials[t * stride + c];
+  }
+  for (std::int64_t c = 0; c < C; ++c) gradient.data<T>()[c] += static_cast<T>(sum.data()[c]);
 }
 
 void LayerNormBackward(const Tensor& dy, const Tensor& x, const Tensor& w, double eps, Tensor& dx, Tensor& dw,
                        Tensor& db) {
   dispatch_float("layernorm", x.dtype(), [&]<typename T>() HWY_ATTR {
-    const std::int64_t C = x.size(-1), rows = x.shape().rows(), tile = layernorm_tile(C),
-                       tiles = tile_count(rows, tile);
-    const T *all_dy = dy.data<T>(), *all_x = x.data<T>(), *pw = w.data<T>();
-    T* all_dx = dx ? dx.data<T>() : nullptr;
-    Scratch<T> partials(static_cast<std::size_t>(2 * tiles * C));  // dw, db of each tile
-    parallel_for(rows, tile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-      T *tile_dw = partials.data() + begin / tile * 2 * C, *tile_db = tile_dw + C;
-      std::fill_n(tile_dw, 2 * C, T(0));
-      for (std::int64_t row = begin; row < end; ++row) {
-        backward_row(C, all_dy + row * C, all_x + row * C, pw, eps, all_dx ? all_dx + row * C : nullptr, tile_dw,
-                     tile_db);
-      }
+    with_row_vectors<T>(x.size(-1), [&](auto row) HWY_ATTR {
+      const std::int64_t C = row.C, width = row.vectors * row.lanes, tile = layernorm_tile(C),
+                         tiles = tile_count(x.shape().rows(), tile);
+      Scratch<T> scratch(static_cast<std::size_t>((1 + 2 * tiles) * width));
+      T *pw = scratch.data(), *partials = pw + width;  // dw, db of each tile
+      pad_row(row, w.data<T>(), pw);
+      const T *all_dy = dy.data<T>(), *all_x = x.data<T>();
+      T* all_dx = dx ? dx.data<T>() : nullptr;
+      parallel_for(x.shape().rows(), tile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+        T *tile_dw = partials + begin / tile * 2 * width, *tile_db = tile_dw + width;
+        std::fill_n(tile_dw, 2 * width, T(0));
+        for_row_blocks<T>(row, end - begin, std::array{all_dy + begin * C, all_x + begin * C},
+                          all_dx ? all_dx + begin * C : nullptr,
+                          [&](const auto& in, T* pdx, std::int64_t rows)
+                              HWY_ATTR { backward_block(row, in[0], in[1], pw, rows, eps, pdx, tile_dw, tile_db); });
+      });
+      if (dw) add_partials(partials, tiles, 2 * width, dw);
+      if (db) add_partials(partials + width, tiles, 2 * width, db);
     });
-    for (const auto& [gradient, offset] : {std::pair{&dw, std::int64_t{0}}, std::pair{&db, C}}) {
-      if (!*gradient) continue;
-      Scratch<double> sum(static_cast<std::size_t>(C));
-      std::fill_n(sum.data(), C, 0.0);
-      for (std::int64_t t = 0; t < tiles; ++t) {
-        for (std::int64_t c = 0; c < C; ++c) sum.data()[c] += partials.data()[t * 2 * C + offset + c];
-      }
-      for (std::int64_t c = 0; c < C; ++c) gradient->template data<T>()[c] += static_cast<T>(sum.data()[c]);
-    }
   });
 }
 

@@ -9,7 +9,7 @@ inline void check_norm(const char* operation, const Tensor& x, const Parameter& 
                        double eps) {
   check(weight && bias, "{}: expected a weight and a bias, got none", operation);
   const std::int64_t channels = weight.value().elements();
-  check(weight.shape() == Shape{channels} && bias.shape() == weight.shape(),
+  check(channels >= 1 && weight.shape() == Shape{channels} && bias.shape() == weight.shape(),
         "{}: expected weight and bias of one shape [C], got {} and {}", operation, weight.shape(), bias.shape());
   check(x.size(-1) == channels, "{}: expected {} channels, input has {} ({})", operation, channels, x.size(-1),
         describe("x", x));

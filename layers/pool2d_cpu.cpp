@@ -30,6 +30,18 @@ inline Span covering(const PoolWindow& window, std::int64_t i, std::int64_t size
   return {below <= 0 ? 0 : (below + window.stride - 1) / window.stride, std::min(last / window.stride + 1, size)};
 }
 
+/// `covered` or `covering` of all `count` indices along an axis whose other side is `size` long, found once: divisions
+/// are slow beside the few channels of a pixel.
+struct Spans {
+  Scratch<Span> spans;
+  template <typename F>
+  Spans(F&& span_of, const PoolWindow& window, std::int64_t count, std::int64_t size)
+      : spans(static_cast<std::size_t>(count)) {
+    for (std::int64_t i = 0; i < count; ++i) spans.data()[i] = span_of(window, i, size);
+  }
+  Span operator[](std::int64_t i) { return spans.data()[i]; }
+};
+
 /// Calls f(n, i) for the rows of pixels of images [N,H,W,C], several rows a tile.
 template <typename F>
 HWY_INLINE void for_pixel_rows(const Tensor& images, F&& f) {
@@ -68,23 +80,26 @@ HWY_INLINE auto load_taps(D, const Tap* from) {
   }
 }
 
-// One output pixel: largest of the window [rows] x [columns] of one image, and where it was if taps is given.
-template <typename T, typename Tap>
+// One output pixel: largest of the window [rows] x [columns] of one image, and where it was if taps is given. K is the
+// kernel where it is known and the window whole, else 0.
+template <int K, typename T, typename Tap>
 HWY_INLINE void max_of_window(const T* image, std::int64_t W, std::int64_t C, Span rows, Span columns,
                               std::int64_t first_tap, std::int64_t kernel, T* y, Tap* taps) {
   using Index = hwy::MakeUnsigned<T>;
+  const std::int64_t height = K ? K : rows.end - rows.begin, width = K ? K : columns.end - columns.begin,
+                     step = K ? K : kernel;
+  const T* corner = image + (rows.begin * W + columns.begin) * C;
   for_lanes<T>(C, [&](auto d, std::int64_t c) HWY_ATTR {
     const hn::RebindToUnsigned<decltype(d)> di;
     auto best = hn::Set(d, -std::numeric_limits<T>::infinity());
     auto place = hn::Set(di, static_cast<Index>(first_tap));
-    for (std::int64_t h = rows.begin; h < rows.end; ++h) {
-      const std::int64_t tap = first_tap + (h - rows.begin) * kernel;
-      for (std::int64_t w = columns.begin; w < columns.end; ++w) {
-        const auto v = hn::LoadU(d, image + (h * W + w) * C + c);
+    for (std::int64_t h = 0; h < height; ++h) {
+      for (std::int64_t w = 0; w < width; ++w) {
+        const auto v = hn::LoadU(d, corner + (h * W + w) * C + c);
         const auto larger = hn::Or(hn::Gt(v, best), hn::IsNaN(v));
         best = hn::IfThenElse(larger, v, best);
-        place =
-            hn::IfThenElse(hn::RebindMask(di, larger), hn::Set(di, static_cast<Index>(tap + w - columns.begin)), place);
+        place = hn::IfThenElse(hn::RebindMask(di, larger), hn::Set(di, static_cast<Index>(first_tap + h * step + w)),
+                               place);
       }
     }
     hn::StoreU(best, d, y + c);
@@ -94,17 +109,24 @@ HWY_INLINE void max_of_window(const T* image, std::int64_t W, std::int64_t C, Sp
 
 template <typename T, typename Tap>
 HWY_INLINE void max_forward(const Tensor& x, const PoolWindow& window, Tensor& y, Tap* taps) {
-  const std::int64_t H = x.size(1), W = x.size(2), C = x.size(3), Ho = y.size(1), Wo = y.size(2);
+  const std::int64_t H = x.size(1), W = x.size(2), C = x.size(3), Ho = y.size(1), Wo = y.size(2), K = window.kernel;
+  const T* px = x.data<T>();
+  T* py = y.data<T>();
   for_pixel_rows(y, [&](std::int64_t n, std::int64_t i) HWY_ATTR {
-    const T* image = x.data<T>() + n * H * W * C;
+    const T* image = px + n * H * W * C;
     const Span rows = covered(window, i, H);
     for (std::int64_t j = 0; j < Wo; ++j) {
       const Span columns = covered(window, j, W);
-      const std::int64_t first_tap = (rows.begin + window.padding - i * window.stride) * window.kernel +
-                                     (columns.begin + window.padding - j * window.stride);
+      const std::int64_t first_tap =
+          (rows.begin + window.padding - i * window.stride) * K + (columns.begin + window.padding - j * window.stride);
       const std::int64_t pixel = ((n * Ho + i) * Wo + j) * C;
-      max_of_window(image, W, C, rows, columns, first_tap, window.kernel, y.data<T>() + pixel,
-                    taps ? taps + pixel : nullptr);
+      const auto run = [&]<int known>() HWY_ATTR {
+        max_of_window<known>(image, W, C, rows, columns, first_tap, K, py + pixel, taps ? taps + pixel : nullptr);
+      };
+      const bool whole = rows.end - rows.begin == K && columns.end - columns.begin == K;
+      whole&& K == 2   ? run.template operator()<2>()
+      : whole&& K == 3 ? run.template operator()<3>()
+                       : run.template operator()<0>();
     }
   });
 }
@@ -116,21 +138,25 @@ void MaxPool2dForward(const Tensor& x, PoolWindow window, Tensor& y, Tensor& tap
   });
 }
 
-// One input pixel (h, w): dx = sum of dy over the windows that cover it and have their maximum there.
-template <typename T, typename Tap>
+// One input pixel: dx = sum of dy over the windows [rows] x [columns] that have their maximum there. `place` is its
+// place in window (0, 0), from which it moves back by `down` and `right` with each window. Single where just one window
+// covers it.
+template <bool Single, typename T, typename Tap>
 HWY_INLINE void gather_maxima(const T* dy, const Tap* taps, std::int64_t Wo, std::int64_t C, Span rows, Span columns,
-                              std::int64_t h, std::int64_t w, const PoolWindow& window, T* dx) {
+                              std::int64_t place, std::int64_t down, std::int64_t right, T* dx) {
   using Index = hwy::MakeUnsigned<T>;
+  const std::int64_t height = Single ? 1 : rows.end - rows.begin, width = Single ? 1 : columns.end - columns.begin;
+  const std::int64_t first = (rows.begin * Wo + columns.begin) * C,
+                     first_place = place - rows.begin * down - columns.begin * right;
   for_lanes<T>(C, [&](auto d, std::int64_t c) HWY_ATTR {
     const hn::RebindToUnsigned<decltype(d)> di;
     auto sum = hn::Zero(d);
-    for (std::int64_t i = rows.begin; i < rows.end; ++i) {
-      for (std::int64_t j = columns.begin; j < columns.end; ++j) {
-        const std::int64_t here =
-            (h + window.padding - i * window.stride) * window.kernel + (w + window.padding - j * window.stride);
-        const std::int64_t at = (i * Wo + j) * C + c;
-        const auto hit = hn::Eq(load_taps(d, taps + at), hn::Set(di, static_cast<Index>(here)));
-        sum = hn::Add(sum, hn::IfThenElseZero(hn::RebindMask(d, hit), hn::LoadU(d, dy + at)));
+    for (std::int64_t i = 0; i < height; ++i) {
+      for (std::int64_t j = 0; j < width; ++j) {
+        const std::int64_t at = first + (i * Wo + j) * C + c;
+        const auto here = hn::Set(di, static_cast<Index>(first_place - i * down - j * right));
+        const auto hit = hn::RebindMask(d, hn::Eq(load_taps(d, taps + at), here));
+        sum = hn::Add(sum, hn::IfThenElseZero(hit, hn::LoadU(d, dy + at)));
       }
     }
     hn::StoreU(sum, d, dx + c);
@@ -139,13 +165,23 @@ HWY_INLINE void gather_maxima(const T* dy, const Tap* taps, std::int64_t Wo, std
 
 template <typename T, typename Tap>
 HWY_INLINE void max_backward(const Tensor& dy, const Tap* taps, const PoolWindow& window, Tensor& dx) {
-  const std::int64_t H = dx.size(1), W = dx.size(2), C = dx.size(3), Ho = dy.size(1), Wo = dy.size(2);
+  const std::int64_t H = dx.size(1), W = dx.size(2), C = dx.size(3), Ho = dy.size(1), Wo = dy.size(2),
+                     K = window.kernel;
+  const T* pdy = dy.data<T>();
+  T* pdx = dx.data<T>();
+  Spans all_columns(covering, window, W, Wo);
   for_pixel_rows(dx, [&](std::int64_t n, std::int64_t h) HWY_ATTR {
     const Span rows = covering(window, h, Ho);
     const std::int64_t image = n * Ho * Wo * C;
     for (std::int64_t w = 0; w < W; ++w) {
-      gather_maxima(dy.data<T>() + image, taps + image, Wo, C, rows, covering(window, w, Wo), h, w, window,
-                    dx.data<T>() + ((n * H + h) * W + w) * C);
+      const Span columns = all_columns[w];
+      const auto run = [&]<bool single>() HWY_ATTR {
+        gather_maxima<single>(pdy + image, taps + image, Wo, C, rows, columns,
+                              (h + window.padding) * K + w + window.padding, window.stride * K, window.stride,
+                              pdx + ((n * H + h) * W + w) * C);
+      };
+      const bool single = rows.end - rows.begin == 1 && columns.end - columns.begin == 1;
+      single ? run.template operator()<true>() : run.template operator()<false>();
     }
   });
 }
@@ -173,26 +209,27 @@ HWY_INLINE void sum_of_pixels(const T* image, std::int64_t W, std::int64_t C, Sp
 }
 
 // Both directions: every pixel of `to` sums the pixels of `from` in the spans that `pixels` gives for each axis.
-template <typename T>
-HWY_INLINE void average(const Tensor& from, const PoolWindow& window,
-                        Span (*pixels)(const PoolWindow&, std::int64_t, std::int64_t), Tensor& to) {
-  const std::int64_t H = from.size(1), W = from.size(2), C = from.size(3);
+template <typename T, typename F>
+HWY_INLINE void average(const Tensor& from, const PoolWindow& window, Tensor& to, F&& pixels) {
+  const std::int64_t H = from.size(1), W = from.size(2), C = from.size(3), Ht = to.size(1), Wt = to.size(2);
   const T scale = 1 / static_cast<T>(window.kernel * window.kernel);
+  const T* all = from.data<T>();
+  T* result = to.data<T>();
+  Spans columns(pixels, window, Wt, W);
   for_pixel_rows(to, [&](std::int64_t n, std::int64_t i) HWY_ATTR {
-    const T* image = from.data<T>() + n * H * W * C;
-    T* row = to.data<T>() + (n * to.size(1) + i) * to.size(2) * C;
     const Span rows = pixels(window, i, H);
-    for (std::int64_t j = 0; j < to.size(2); ++j)
-      sum_of_pixels(image, W, C, rows, pixels(window, j, W), scale, row + j * C);
+    for (std::int64_t j = 0; j < Wt; ++j) {
+      sum_of_pixels(all + n * H * W * C, W, C, rows, columns[j], scale, result + ((n * Ht + i) * Wt + j) * C);
+    }
   });
 }
 
 void AvgPool2dForward(const Tensor& x, PoolWindow window, Tensor& y) {
-  dispatch_float("avg_pool2d", x.dtype(), [&]<typename T>() HWY_ATTR { average<T>(x, window, covered, y); });
+  dispatch_float("avg_pool2d", x.dtype(), [&]<typename T>() HWY_ATTR { average<T>(x, window, y, covered); });
 }
 
 void AvgPool2dBackward(const Tensor& dy, PoolWindow window, Tensor& dx) {
-  dispatch_float("avg_pool2d", dy.dtype(), [&]<typename T>() HWY_ATTR { average<T>(dy, window, covering, dx); });
+  dispatch_float("avg_pool2d", dy.dtype(), [&]<typename T>() HWY_ATTR { average<T>(dy, window, dx, covering); });
 }
 
 // --- global average ---
@@ -211,14 +248,13 @@ void GlobalAvgPoolForward(const Tensor& x, Tensor& y) {
 
 void GlobalAvgPoolBackward(const Tensor& dy, Tensor& dx) {
   dispatch_float("global_avg_pool", dy.dtype(), [&]<typename T>() HWY_ATTR {
-    const std::int64_t pixels = dx.size(1) * dx.size(2), C = dx.size(3);
-    const T scale = 1 / static_cast<T>(pixels);
+    const std::int64_t H = dx.size(1), W = dx.size(2), C = dx.size(3);
+    const T scale = 1 / static_cast<T>(H * W);
+    const T* pdy = dy.data<T>();
+    T* pdx = dx.data<T>();
     for_pixel_rows(dx, [&](std::int64_t n, std::int64_t h) HWY_ATTR {
-      T* row = dx.data<T>() + (n * dx.size(1) + h) * dx.size(2) * C;
-      for (std::int64_t w = 0; w < dx.size(2); ++w) {
-        for_lanes<T>(C, [&](auto d, std::int64_t c) HWY_ATTR {
-          hn::StoreU(hn::Mul(hn::LoadU(d, dy.data<T>() + n * C + c), hn::Set(d, scale)), d, row + w * C + c);
-        });
+      for (std::int64_t w = 0; w < W; ++w) {
+        sum_of_pixels(pdy + n * C, 1, C, {0, 1}, {0, 1}, scale, pdx + ((n * H + h) * W + w) * C);
       }
     });
   });
