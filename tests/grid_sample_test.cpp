@@ -7,8 +7,12 @@
 #include <limits>
 #include <vector>
 
+#include "error_text.h"
+
 namespace dattn {
 namespace {
+
+using test::error_text;
 
 using Numbers = std::vector<double>;
 
@@ -82,12 +86,7 @@ TEST(GridSample, PointsThatAreNotFiniteReadNothingOutside) {
 
 TEST(GridSample, RefusesOtherShapes) {
   const auto text = [](const Shape& x, const Shape& grid) {
-    try {
-      grid_sample(Tensor::zeros(x), Tensor::zeros(grid));
-    } catch (const Error& error) {
-      return std::string(error.what());
-    }
-    return std::string();
+    return error_text([&] { grid_sample(Tensor::zeros(x), Tensor::zeros(grid)); });
   };
   EXPECT_EQ(
       text({2, 3, 4, 5}, {3, 3, 4, 2}),

@@ -3,16 +3,19 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
-#include <set>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
 #include "core/error.h"
+#include "error_text.h"
 
 namespace dattn {
 namespace {
+
+using test::error_text;
 
 // Each test runs with three threads, whatever the machine has.
 class Parallel : public testing::Test {
@@ -106,18 +109,10 @@ TEST_F(Parallel, TheNumberOfThreadsIsSetOutsideOfLoops) {
     parallel_for(100, 1, [&](std::int64_t, std::int64_t) { ++sum; });
     EXPECT_EQ(sum, 100);
   }
-  const auto error_of = [](auto f) {
-    try {
-      f();
-    } catch (const Error& error) {
-      return std::string(error.what());
-    }
-    return std::string("no error");
-  };
-  EXPECT_EQ(error_of([] { set_thread_count(0); }), "threads: expected at least 1, got 0");
-  EXPECT_EQ(error_of([] { parallel_for(10, 1, [](std::int64_t, std::int64_t) { set_thread_count(2); }); }),
+  EXPECT_EQ(error_text([] { set_thread_count(0); }), "threads: expected at least 1, got 0");
+  EXPECT_EQ(error_text([] { parallel_for(10, 1, [](std::int64_t, std::int64_t) { set_thread_count(2); }); }),
             "threads: the number cannot change inside a parallel loop");
-  EXPECT_EQ(error_of([] { parallel_for(10, 0, [](std::int64_t, std::int64_t) {}); }),
+  EXPECT_EQ(error_text([] { parallel_for(10, 0, [](std::int64_t, std::int64_t) {}); }),
             "parallel_for: expected a tile of at least 1, got 0");
 }
 

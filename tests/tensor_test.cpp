@@ -9,23 +9,17 @@
 #include <numeric>
 #include <vector>
 
+#include "error_text.h"
+
 namespace dattn {
 namespace {
+
+using test::error_text;
 
 Tensor counted(const Shape& shape) {
   Tensor x = Tensor::empty(shape);
   std::iota(x.data<float>(), x.data<float>() + x.elements(), 0.0f);
   return x;
-}
-
-template <typename F>
-std::string error_of(F f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(Tensor, CopiesShareElementsAndClonesDoNot) {
@@ -79,15 +73,16 @@ TEST(Tensor, ConvertsBetweenAllTypes) {
 
 TEST(Tensor, ErrorsByText) {
   const Tensor x = counted({2, 3});
-  EXPECT_EQ(error_of([&] { (void)x.data<double>(); }), "tensor [2,3]: elements are float32, asked for as float64");
-  EXPECT_EQ(error_of([&] { (void)x.view({4}); }), "view: [2,3] has 6 elements, [4] would have 4");
-  EXPECT_EQ(error_of([&] { (void)x.slice(1, 3); }), "slice: no rows [1, 3) in [2,3]");
-  EXPECT_EQ(error_of([&] { (void)x.item(); }), "item: expected a tensor of one element, got [2,3]");
-  EXPECT_EQ(error_of([&] { (void)x.at(6); }), "tensor [2,3]: no element 6");
-  EXPECT_EQ(error_of([&] { Tensor::zeros({2}).copy_from(x); }), "copy: [2,3] cannot be copied into [2]");
-  EXPECT_EQ(error_of([&] { Tensor::zeros({2}, Dtype::int64).track(); }),
+  EXPECT_EQ(error_text([&] { (void)x.data<double>(); }), "tensor [2,3]: elements are float32, asked for as float64");
+  EXPECT_EQ(error_text([&] { (void)x.view({4}); }), "view: [2,3] has 6 elements, [4] would have 4");
+  EXPECT_EQ(error_text([&] { (void)x.slice(1, 3); }), "slice: no rows [1, 3) in [2,3]");
+  EXPECT_EQ(error_text([&] { (void)x.item(); }), "item: expected a tensor of one element, got [2,3]");
+  EXPECT_EQ(error_text([&] { (void)x.at(6); }), "tensor [2,3]: no element 6");
+  EXPECT_EQ(error_text([&] { Tensor::zeros({2}).copy_from(x); }), "copy: [2,3] cannot be copied into [2]");
+  EXPECT_EQ(error_text([&] { Tensor::zeros({2}, Dtype::int64).track(); }),
             "track: gradients need a floating type, [2] is int64");
-  EXPECT_EQ(error_of([&] { Tensor::from<float>({3}, std::vector<float>{1}); }), "tensor [3]: expected 3 values, got 1");
+  EXPECT_EQ(error_text([&] { Tensor::from<float>({3}, std::vector<float>{1}); }),
+            "tensor [3]: expected 3 values, got 1");
   EXPECT_EQ(describe("x", x), "x [2,3] float32");
   EXPECT_EQ(describe("x", Tensor()), "x undefined");
 }
@@ -101,15 +96,15 @@ TEST(Shape, SizesProductsAndErrors) {
   EXPECT_EQ(shape.with(-2, 7), (Shape{2, 7, 5}));
   EXPECT_EQ(Shape().elements(), 1);
   EXPECT_EQ(Shape().rows(), 1);
-  EXPECT_EQ(error_of([&] { (void)shape[3]; }), "shape [2,3,5]: no dimension 3");
-  EXPECT_EQ(error_of([&] { Shape({1, 2, 3, 4, 5, 6, 7}); }), "shape: at most 6 dimensions, got 7");
-  EXPECT_EQ(error_of([&] { Shape({2, -3}); }), "shape [2,-3]: sizes must not be negative");
+  EXPECT_EQ(error_text([&] { (void)shape[3]; }), "shape [2,3,5]: no dimension 3");
+  EXPECT_EQ(error_text([&] { Shape({1, 2, 3, 4, 5, 6, 7}); }), "shape: at most 6 dimensions, got 7");
+  EXPECT_EQ(error_text([&] { Shape({2, -3}); }), "shape [2,-3]: sizes must not be negative");
   constexpr std::int64_t kBig = std::int64_t{1} << 40;
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(error_text([&] {
               (void)Shape({kBig, kBig}).elements();
             }),
             "shape [1099511627776,1099511627776]: too many elements for 64 bits");
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(error_text([&] {
               Tensor::empty({kBig, 1000});
             }),
             "tensor [1099511627776,1000]: too many elements for any machine");
