@@ -5,7 +5,8 @@ namespace dattn::test {
 
 std::vector<OpCase> op_cases() {
   std::vector<OpCase> all;
-  for (auto group : {basic_cases, conv_cases, sample_cases, activation_cases, norm_cases, pool_cases, dattention_cases}) {
+  for (auto group : {basic_cases, conv_cases, sample_cases, activation_cases, norm_cases, pool_cases, dattention_cases,
+                     attention_cases}) {
     auto cases = group();
     all.insert(all.end(), std::make_move_iterator(cases.begin()), std::make_move_iterator(cases.end()));
   }
@@ -15,7 +16,8 @@ std::vector<OpCase> op_cases() {
 Tensor normal(const Shape& shape, std::uint32_t lane, double scale, double mean) {
   const Random random(42, Purpose::test, 0, lane);
   Tensor x = Tensor::empty(shape, Dtype::float64);
-  for (std::int64_t i = 0; i < x.elements(); ++i) x.data<double>()[i] = mean + scale * random.normal(static_cast<std::uint64_t>(i));
+  for (std::int64_t i = 0; i < x.elements(); ++i)
+    x.data<double>()[i] = mean + scale * random.normal(static_cast<std::uint64_t>(i));
   return x;
 }
 

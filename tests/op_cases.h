@@ -66,6 +66,7 @@ std::vector<OpCase> norm_cases();
 std::vector<OpCase> pool_cases();
 std::vector<OpCase> sample_cases();
 std::vector<OpCase> dattention_cases();
+std::vector<OpCase> attention_cases();
 std::vector<OpCase> activation_cases();
 
 std::vector<OpCase> op_cases();
