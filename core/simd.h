@@ -13,6 +13,7 @@
 #define DATTN_CORE_SIMD_H_
 #endif
 
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -120,22 +121,41 @@ HWY_INLINE V tanh(D d, V x) {
   return hn::Tanh(d, x);
 }
 
-/// a[0] + a[1] t + a[2] t^2 + ...
-template <class D, std::size_t N, class V = hn::Vec<D>>
+/// a[kFirst] + a[kFirst + kEvery] t + a[kFirst + 2 kEvery] t^2 + ... as even part + t * odd part, each a polynomial in
+/// t^2 of every other term, and so on: a short chain of products that wait for each other (the compiler finds the
+/// common squares).
+template <std::size_t kFirst = 0, std::size_t kEvery = 1, class D, std::size_t N, class V = hn::Vec<D>>
 HWY_INLINE V polynomial(D d, V t, const hn::TFromD<D> (&a)[N]) {
-  V y = hn::Set(d, a[N - 1]);
-  for (std::size_t i = N - 1; i-- > 0;) y = hn::MulAdd(y, t, hn::Set(d, a[i]));
-  return y;
+  if constexpr (kFirst + kEvery >= N) {
+    return hn::Set(d, a[kFirst]);
+  } else {
+    const V square = hn::Mul(t, t);
+    return hn::MulAdd(polynomial<kFirst + kEvery, 2 * kEvery>(d, square, a), t,
+                      polynomial<kFirst, 2 * kEvery>(d, square, a));
+  }
 }
 
-// erf(x) / x as a polynomial in t = 2 (x / kEdge)^2 - 1, which runs over [-1, 1] for |x| <= kEdge, interpolated at
-// Chebyshev's nodes in 60 digits. Beyond kEdge erf rounds to 1. The moduli of all terms add up to 1.13 and the sum is never
-// below 1 / kEdge, so little cancels and one polynomial serves the whole range.
+/// An odd function with the limits +-kLimit, reached at |x| = kEdge: x times a polynomial in t = 2 (x / kEdge)^2 - 1,
+/// which runs over [-1, 1], with the terms kTerms. For the functions here, whose terms' moduli add up to little more
+/// than the polynomial's largest value, one polynomial serves the whole range.
+template <class Series, class D, class V = hn::Vec<D>>
+HWY_INLINE V odd_series(D d, V x) {
+  const V t = hn::MulSub(hn::Mul(x, x), hn::Set(d, 2 / (Series::kEdge * Series::kEdge)), hn::Set(d, 1));
+  // At t = 1 terms of alternating sign cancel: the first, large ones are added one by one, which rounds small sums
+  // only.
+  constexpr std::size_t kLarge = 4;
+  V sum = polynomial<kLarge>(d, t, Series::kTerms);
+  for (std::size_t i = kLarge; i-- > 0;) sum = hn::MulAdd(sum, t, hn::Set(d, Series::kTerms[i]));
+  const V limit = hn::CopySign(hn::Set(d, Series::kLimit), x);
+  return hn::IfThenElse(hn::Ge(hn::Abs(x), hn::Set(d, Series::kEdge)), limit, hn::Mul(x, sum));
+}
+
+// erf(x) / x, interpolated at Chebyshev's nodes in 60 digits. Beyond kEdge erf rounds to 1.
 template <typename T>
 struct ErfSeries;
 template <>
 struct ErfSeries<float> {
-  static constexpr float kEdge = 4;
+  static constexpr float kEdge = 4, kLimit = 1;
   static constexpr float kTerms[] = {0.353530996f,    -0.176576174f,  0.131675094f,   -0.107713284f,   0.0902100852f,
                                      -0.0746883651f,  0.0598717301f,  -0.0460103312f, 0.0331549293f,   -0.0216723195f,
                                      0.0140410129f,   -0.0100730578f, 0.00541989011f, -0.00108552904f, 0.000713755594f,
@@ -143,7 +163,7 @@ struct ErfSeries<float> {
 };
 template <>
 struct ErfSeries<double> {
-  static constexpr double kEdge = 6;
+  static constexpr double kEdge = 6, kLimit = 1;
   static constexpr double kTerms[] = {
       0.235702259930433965,     -0.117851121372621192,    0.088388263696102479,     -0.0736564224132032729,
       0.0644472816107586858,    -0.0579950366494345982,   0.0531395665185180223,    -0.0492858963349358405,
@@ -157,14 +177,10 @@ struct ErfSeries<double> {
       -9.78825670860085168e-6,  -5.78207276954886964e-6,  2.40353272831795259e-6};
 };
 
-/// The error function 2 / sqrt(pi) times the integral of exp(-u^2) from 0 to x, to 4 ulp.
+/// The error function 2 / sqrt(pi) times the integral of exp(-u^2) from 0 to x, to 6 ulp.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V erf(D d, V x) {
-  using Series = ErfSeries<hn::TFromD<D>>;
-  const V one = hn::Set(d, 1), edge = hn::Set(d, Series::kEdge);
-  const V t = hn::MulSub(hn::Mul(x, x), hn::Set(d, 2 / (Series::kEdge * Series::kEdge)), one);
-  const V inside = hn::Mul(x, polynomial(d, t, Series::kTerms));
-  return hn::IfThenElse(hn::Ge(hn::Abs(x), edge), hn::CopySign(one, x), inside);
+  return odd_series<ErfSeries<hn::TFromD<D>>>(d, x);
 }
 
 /// y[i] = exp(x[i] - shift); returns their sum. With shift the largest x, softmax is y / sum.

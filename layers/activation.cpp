@@ -10,7 +10,7 @@ namespace {
 struct ActivationNode : Node {
   Activation kind;
   Tensor saved;  // y or x
-  const char* name() const override { return "activation"; }
+  const char* name() const override { return dattn::name(kind); }
   void backward(const Tensor& dy) override {
     Tensor dx = Tensor::like(dy);
     activation_backward(kind, dy, saved, dx);

@@ -14,7 +14,6 @@
 
 #include "core/autograd.h"
 #include "core/kernel.h"
-#include "layers/module.h"
 
 namespace dattn {
 
@@ -31,6 +30,11 @@ Tensor softmax(const Tensor& x);
 
 enum class Activation : unsigned char { relu, gelu_erf, gelu_tanh, silu, sigmoid, tanh };
 
+constexpr const char* name(Activation a) {
+  constexpr const char* kNames[] = {"relu", "gelu", "gelu", "silu", "sigmoid", "tanh"};
+  return kNames[static_cast<int>(a)];
+}
+
 /// Whether backward works from the output (relu, sigmoid, tanh) or from the input.
 constexpr bool saves_output(Activation a) {
   return a == Activation::relu || a == Activation::sigmoid || a == Activation::tanh;
@@ -41,20 +45,5 @@ extern Kernel<void(Activation, const Tensor& x, Tensor& y)> activation_forward;
 extern Kernel<void(Activation, const Tensor& dy, const Tensor& saved, Tensor& dx)> activation_backward;
 extern Kernel<void(const Tensor& x, Tensor& y)> softmax_forward;
 extern Kernel<void(const Tensor& dy, const Tensor& y, Tensor& dx)> softmax_backward;
-
-// As modules, for a Sequential.
-struct Relu {
-  Tensor operator()(const Tensor& x) const { return relu(x); }
-  void visit(Visitor&) {}
-};
-struct Gelu {
-  GeluKind kind = GeluKind::erf;
-  Tensor operator()(const Tensor& x) const { return gelu(x, kind); }
-  void visit(Visitor&) {}
-};
-struct Silu {
-  Tensor operator()(const Tensor& x) const { return silu(x); }
-  void visit(Visitor&) {}
-};
 
 }  // namespace dattn

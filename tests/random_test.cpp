@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <vector>
+
+#include "instruction_sets.h"
 
 namespace dattn {
 namespace {
@@ -25,6 +28,20 @@ TEST(Random, ANumberIsTheSameInWhateverOrder) {
   const Random same(7, Purpose::test, 3, 1);
   for (std::uint64_t i = 0; i < 100; ++i) EXPECT_EQ(stream.next_bits(), same.bits(i));
   EXPECT_EQ(same.bits(5), same.bits(5));
+}
+
+TEST(Random, BulkDrawingGivesTheSameBits) {
+  const Random random(0x123456789abcdef0, Purpose::test, 77, 5);
+  test::on_every_instruction_set([&] {
+    // Beginnings within a block, lengths around a vector's, and a counter that carries into its upper word.
+    for (const std::uint64_t first : {0ull, 1ull, 6ull, 4095ull, (1ull << 34) - 7}) {
+      for (const std::size_t n : {0u, 1u, 3u, 15u, 16u, 17u, 100u}) {
+        std::vector<std::uint32_t> bits(n);
+        random.fill_bits(first, bits);
+        for (std::size_t i = 0; i < n; ++i) ASSERT_EQ(bits[i], random.bits(first + i)) << first << " + " << i;
+      }
+    }
+  });
 }
 
 TEST(Random, StreamsDoNotMeet) {
