@@ -1,4 +1,5 @@
-// The program `bench`: times layers and whole networks, forward and forward + backward, under the case names of the PyTorch peer.
+// The program `bench`: times layers and whole networks, forward and forward + backward, under the case names of the
+// PyTorch peer.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -31,7 +32,8 @@ struct Case {
 Tensor normal_images(const Shape& shape) {
   Tensor x = Tensor::empty(shape);
   const Random random(1, Purpose::test);
-  for (std::int64_t i = 0; i < x.elements(); ++i) x.data<float>()[i] = static_cast<float>(random.normal(static_cast<std::uint64_t>(i)));
+  for (std::int64_t i = 0; i < x.elements(); ++i)
+    x.data<float>()[i] = static_cast<float>(random.normal(static_cast<std::uint64_t>(i)));
   return x;
 }
 
@@ -40,7 +42,8 @@ template <typename Layer>
 Running layer_case(Layer layer, const Shape& shape) {
   auto module = std::make_shared<Layer>(std::move(layer));
   auto x = std::make_shared<Tensor>(normal_images(shape));
-  return {[=] { return (*module)(*x); }, [=] {
+  return {[=] { return (*module)(*x); },
+          [=] {
             x->track();
             zero_grad(*module);
           }};
@@ -63,18 +66,22 @@ Running network_case(const char* attention) {
   const Tensor images = normal_images({500, 32, 32, 3});
   Tensor labels = Tensor::empty({500}, Dtype::int64);
   for (std::int64_t i = 0; i < 500; ++i) labels.data<std::int64_t>()[i] = i % 10;
-  return {[=] { return cross_entropy(model->forward(images), labels, 0.2, Reduction::sum); }, [=] { zero_grad(*model); }};
+  return {[=] { return cross_entropy(model->forward(images), labels, 0.2, Reduction::sum); },
+          [=] { zero_grad(*model); }};
 }
 
 const std::vector<Case>& cases() {
   static const std::vector<Case> all = {
       {"dattention_seed", [] { return dattention_case(8, {.channel = 64, .q_h = 32, .q_w = 32}); }},
-      {"dattention_seed_table", [] { return dattention_case(8, {.channel = 64, .q_h = 32, .q_w = 32, .dwc_pe = false}); }},
+      {"dattention_seed_table",
+       [] { return dattention_case(8, {.channel = 64, .q_h = 32, .q_w = 32, .dwc_pe = false}); }},
       {"dattention_seed_latency", [] { return dattention_case(1, {.channel = 64, .q_h = 32, .q_w = 32}); }},
       {"dattention_15x15", [] { return dattention_case(128, {.channel = 64, .q_h = 15, .q_w = 15}); }},
       {"dattention_7x7", [] { return dattention_case(256, {.channel = 256, .q_h = 7, .q_w = 7}); }},
-      {"dattention_stride4", [] { return dattention_case(4, {.channel = 64, .q_h = 64, .q_w = 64, .stride = 4, .ksize = 5}); }},
-      {"dattention_256px_stride8", [] { return dattention_case(1, {.channel = 64, .q_h = 256, .q_w = 256, .stride = 8, .ksize = 9}); }},
+      {"dattention_stride4",
+       [] { return dattention_case(4, {.channel = 64, .q_h = 64, .q_w = 64, .stride = 4, .ksize = 5}); }},
+      {"dattention_256px_stride8",
+       [] { return dattention_case(1, {.channel = 64, .q_h = 256, .q_w = 256, .stride = 8, .ksize = 9}); }},
       {"conv_24_64_31", [] { return conv_case(128, 24, 64, 31); }},
       {"conv_64_256_15", [] { return conv_case(128, 64, 256, 15); }},
       {"conv_256_256_7", [] { return conv_case(256, 256, 256, 7); }},
@@ -111,7 +118,10 @@ nlohmann::json time_case(const Case& one, int rounds) {
     const Tensor y = running.forward();
     backward(y, Tensor::full(y.shape(), 1));
   });
-  return {{"case", one.name}, {"forward_ms", forward}, {"step_ms", step}, {"peak_mb", static_cast<double>(pool::statistics().peak_in_use) / 1e6},
+  return {{"case", one.name},
+          {"forward_ms", forward},
+          {"step_ms", step},
+          {"peak_mb", static_cast<double>(pool::statistics().peak_in_use) / 1e6},
           {"threads", thread_count()}};
 }
 
@@ -123,8 +133,8 @@ int run(const std::vector<std::string>& names, int rounds, bool json) {
     if (json) {
       fmt::print("{}\n", result.dump());
     } else {
-      fmt::print("{:<26}  {:>12.2f}  {:>12.2f}  {:>10.0f}\n", one.name, result["forward_ms"].get<double>(), result["step_ms"].get<double>(),
-                 result["peak_mb"].get<double>());
+      fmt::print("{:<26}  {:>12.2f}  {:>12.2f}  {:>10.0f}\n", one.name, result["forward_ms"].get<double>(),
+                 result["step_ms"].get<double>(), result["peak_mb"].get<double>());
     }
     std::fflush(stdout);
   }
@@ -142,7 +152,9 @@ int main(int argc, char** argv) try {
   CLI::App app{"Time layers and networks: medians of forward alone and of forward + backward."};
   app.add_option("--case", names, "Case to time, may be repeated [all]")->check(CLI::IsMember(known));
   app.add_option("--threads", threads, "Threads [all processors]")->check(CLI::Range(1, 1024));
-  app.add_option("--rounds", rounds, "Calls that the median is taken of")->check(CLI::Range(1, 100000))->capture_default_str();
+  app.add_option("--rounds", rounds, "Calls that the median is taken of")
+      ->check(CLI::Range(1, 100000))
+      ->capture_default_str();
   app.add_flag("--json", json, "One JSON object a line in place of the table");
   try {
     app.parse(argc, argv);

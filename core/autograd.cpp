@@ -28,7 +28,8 @@ std::shared_ptr<GradSlot> make_slot(std::shared_ptr<Node> node) {
   return slot;
 }
 
-// The first gradient of a slot is taken as it is and queues the slot; a later one is added, in place where nobody shares it.
+// The first gradient of a slot is taken as it is and queues the slot; a later one is added, in place where nobody
+// shares it.
 void accumulate(const std::shared_ptr<GradSlot>& slot, Tensor dx) {
   check(slot->leaf || slot->node, "backward: this graph has run already, and what it had saved is released");
   if (slot->grad) {

@@ -14,8 +14,8 @@ namespace dattn {
 
 struct Node;
 
-/// Where the gradient of one tensor gathers while backward() runs. Numbers grow with creation, so a slot's number is larger
-/// than those of all slots it depends on.
+/// Where the gradient of one tensor gathers while backward() runs. Numbers grow with creation, so a slot's number is
+/// larger than those of all slots it depends on.
 struct GradSlot {
   std::uint64_t number = 0;
   Tensor grad;                 ///< the sum over the consumers that have run
@@ -26,12 +26,13 @@ struct GradSlot {
 std::shared_ptr<GradSlot> make_leaf_slot();
 
 /// One recorded operation. Each operation derives a named struct whose members are what it saves for backward; they are
-/// released once the node has run. A node must not save its own output with the graph attached (record() sees to that when
-/// members are set inside its `fill`).
+/// released once the node has run. A node must not save its own output with the graph attached (record() sees to that
+/// when members are set inside its `fill`).
 struct Node {
   virtual ~Node();  ///< frees a graph that never ran without recursion, however deep
   virtual const char* name() const = 0;
-  /// Takes the gradient of the output; gives the gradients of inputs by give() and adds (+=) those of parameters in place.
+  /// Takes the gradient of the output; gives the gradients of inputs by give() and adds (+=) those of parameters in
+  /// place.
   virtual void backward(const Tensor& dy) = 0;
 
   /// Whether input i (in record()'s order) wants a gradient.
@@ -42,8 +43,8 @@ struct Node {
   std::vector<std::shared_ptr<GradSlot>, PoolAllocator<std::shared_ptr<GradSlot>>> inputs;
 };
 
-/// Runs all recorded nodes from `y` back, `dy` being its gradient (1 for a scalar when left out). Leaves keep their gradients
-/// until the next backward() through them adds to it; parameters add to theirs. A graph runs once.
+/// Runs all recorded nodes from `y` back, `dy` being its gradient (1 for a scalar when left out). Leaves keep their
+/// gradients until the next backward() through them adds to it; parameters add to theirs. A graph runs once.
 void backward(const Tensor& y, Tensor dy = {});
 
 /// While one lives in a thread, that thread records nothing.
@@ -65,8 +66,8 @@ bool wants_node(std::span<const Tensor> inputs, std::span<const Parameter> param
 Tensor attach(Tensor y, std::shared_ptr<Node> node, std::span<const Tensor> inputs);
 }  // namespace detail
 
-/// Ends an operation: returns `y`, recorded as the output of a node of type N where gradients are wanted by an input or a
-/// parameter. `fill(node)` then saves what backward needs.
+/// Ends an operation: returns `y`, recorded as the output of a node of type N where gradients are wanted by an input or
+/// a parameter. `fill(node)` then saves what backward needs.
 ///   return record<GeluNode>(y, {x}, {}, [&](GeluNode& node) { node.x = x; });
 template <typename N, typename Fill>
 Tensor record(Tensor y, std::span<const Tensor> inputs, std::span<const Parameter> parameters, Fill&& fill) {
@@ -77,9 +78,10 @@ Tensor record(Tensor y, std::span<const Tensor> inputs, std::span<const Paramete
 }
 
 template <typename N, typename Fill>
-Tensor record(Tensor y, std::initializer_list<Tensor> inputs, std::initializer_list<Parameter> parameters, Fill&& fill) {
-  return record<N>(std::move(y), std::span(inputs.begin(), inputs.size()), std::span(parameters.begin(), parameters.size()),
-                   std::forward<Fill>(fill));
+Tensor record(Tensor y, std::initializer_list<Tensor> inputs, std::initializer_list<Parameter> parameters,
+              Fill&& fill) {
+  return record<N>(std::move(y), std::span(inputs.begin(), inputs.size()),
+                   std::span(parameters.begin(), parameters.size()), std::forward<Fill>(fill));
 }
 
 }  // namespace dattn

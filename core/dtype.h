@@ -27,13 +27,32 @@ struct bfloat16 {
 
 enum class Dtype : unsigned char { float32, float64, bfloat16, int64, int32, uint8 };
 
-template <typename T> struct DtypeOf;
-template <> struct DtypeOf<float> { static constexpr Dtype value = Dtype::float32; };
-template <> struct DtypeOf<double> { static constexpr Dtype value = Dtype::float64; };
-template <> struct DtypeOf<bfloat16> { static constexpr Dtype value = Dtype::bfloat16; };
-template <> struct DtypeOf<std::int64_t> { static constexpr Dtype value = Dtype::int64; };
-template <> struct DtypeOf<std::int32_t> { static constexpr Dtype value = Dtype::int32; };
-template <> struct DtypeOf<std::uint8_t> { static constexpr Dtype value = Dtype::uint8; };
+template <typename T>
+struct DtypeOf;
+template <>
+struct DtypeOf<float> {
+  static constexpr Dtype value = Dtype::float32;
+};
+template <>
+struct DtypeOf<double> {
+  static constexpr Dtype value = Dtype::float64;
+};
+template <>
+struct DtypeOf<bfloat16> {
+  static constexpr Dtype value = Dtype::bfloat16;
+};
+template <>
+struct DtypeOf<std::int64_t> {
+  static constexpr Dtype value = Dtype::int64;
+};
+template <>
+struct DtypeOf<std::int32_t> {
+  static constexpr Dtype value = Dtype::int32;
+};
+template <>
+struct DtypeOf<std::uint8_t> {
+  static constexpr Dtype value = Dtype::uint8;
+};
 
 template <typename T>
 inline constexpr Dtype dtype_of = DtypeOf<T>::value;
@@ -41,10 +60,16 @@ inline constexpr Dtype dtype_of = DtypeOf<T>::value;
 /// Size of one element in bytes.
 constexpr std::size_t size_of(Dtype dtype) {
   switch (dtype) {
-    case Dtype::float32: case Dtype::int32: return 4;
-    case Dtype::float64: case Dtype::int64: return 8;
-    case Dtype::bfloat16: return 2;
-    case Dtype::uint8: return 1;
+    case Dtype::float32:
+    case Dtype::int32:
+      return 4;
+    case Dtype::float64:
+    case Dtype::int64:
+      return 8;
+    case Dtype::bfloat16:
+      return 2;
+    case Dtype::uint8:
+      return 1;
   }
   return 0;
 }
@@ -58,9 +83,12 @@ constexpr const char* name(Dtype dtype) {
 template <typename F>
 decltype(auto) dispatch_float(const char* operation, Dtype dtype, F&& f) {
   switch (dtype) {
-    case Dtype::float32: return f.template operator()<float>();
-    case Dtype::float64: return f.template operator()<double>();
-    default: fail("{}: expected float32 or float64, got {}", operation, name(dtype));
+    case Dtype::float32:
+      return f.template operator()<float>();
+    case Dtype::float64:
+      return f.template operator()<double>();
+    default:
+      fail("{}: expected float32 or float64, got {}", operation, name(dtype));
   }
 }
 
@@ -68,12 +96,18 @@ decltype(auto) dispatch_float(const char* operation, Dtype dtype, F&& f) {
 template <typename F>
 decltype(auto) dispatch_any(Dtype dtype, F&& f) {
   switch (dtype) {
-    case Dtype::float32: return f.template operator()<float>();
-    case Dtype::float64: return f.template operator()<double>();
-    case Dtype::bfloat16: return f.template operator()<bfloat16>();
-    case Dtype::int64: return f.template operator()<std::int64_t>();
-    case Dtype::int32: return f.template operator()<std::int32_t>();
-    case Dtype::uint8: return f.template operator()<std::uint8_t>();
+    case Dtype::float32:
+      return f.template operator()<float>();
+    case Dtype::float64:
+      return f.template operator()<double>();
+    case Dtype::bfloat16:
+      return f.template operator()<bfloat16>();
+    case Dtype::int64:
+      return f.template operator()<std::int64_t>();
+    case Dtype::int32:
+      return f.template operator()<std::int32_t>();
+    case Dtype::uint8:
+      return f.template operator()<std::uint8_t>();
   }
   fail("unknown element type {}", static_cast<int>(dtype));
 }

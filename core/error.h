@@ -21,7 +21,8 @@ template <typename... Args>
 /// Throws Error with the formatted text unless `ok`; formats nothing otherwise.
 template <typename... Args>
 void check(bool ok, fmt::format_string<Args...> format, Args&&... args) {
-  if (!ok) [[unlikely]] fail(format, std::forward<Args>(args)...);
+  if (!ok) [[unlikely]]
+    fail(format, std::forward<Args>(args)...);
 }
 
 }  // namespace dattn

@@ -20,15 +20,16 @@ const bool single_threaded = (openblas_set_num_threads(1), true);
 CBLAS_TRANSPOSE blas(Trans t) { return t == Trans::yes ? CblasTrans : CblasNoTrans; }
 blasint blas(std::int64_t n) { return static_cast<blasint>(n); }
 
-constexpr std::int64_t kTileRows = 256;      // rows or columns of C in a tile: the packing of the other side stays small beside it
-constexpr std::int64_t kSplit = 8;           // parts of a split sum
-constexpr std::int64_t kLongSum = 2048;      // a sum this long is split where C is small
+constexpr std::int64_t kTileRows =
+    256;  // rows or columns of C in a tile: the packing of the other side stays small beside it
+constexpr std::int64_t kSplit = 8;             // parts of a split sum
+constexpr std::int64_t kLongSum = 2048;        // a sum this long is split where C is small
 constexpr std::int64_t kSmallProduct = 32768;  // multiply-adds under which a fork costs more than it brings
 
 // C = alpha op(A) op(B) + beta C with the sum in kSplit parts, added in order.
 template <typename T>
-void gemm_split(Trans ta, Trans tb, std::int64_t m, std::int64_t n, std::int64_t k, T alpha, const T* a, std::int64_t lda,
-                const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc) {
+void gemm_split(Trans ta, Trans tb, std::int64_t m, std::int64_t n, std::int64_t k, T alpha, const T* a,
+                std::int64_t lda, const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc) {
   Scratch<T> parts(static_cast<std::size_t>(kSplit * m * n));
   const std::int64_t part = (k + kSplit - 1) / kSplit;
   parallel_for(kSplit, 1, [&](std::int64_t s, std::int64_t) {
@@ -48,14 +49,16 @@ void gemm_split(Trans ta, Trans tb, std::int64_t m, std::int64_t n, std::int64_t
 }  // namespace
 
 template <typename T>
-void gemm_tile(Trans ta, Trans tb, std::int64_t m, std::int64_t n, std::int64_t k, T alpha, const T* a, std::int64_t lda,
-               const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc) {
+void gemm_tile(Trans ta, Trans tb, std::int64_t m, std::int64_t n, std::int64_t k, T alpha, const T* a,
+               std::int64_t lda, const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc) {
   if (m == 0 || n == 0) return;
   if (k == 0) alpha = 0, k = 1, lda = std::max<std::int64_t>(lda, 1), ldb = std::max<std::int64_t>(ldb, 1);
   if constexpr (std::is_same_v<T, float>) {
-    cblas_sgemm(CblasRowMajor, blas(ta), blas(tb), blas(m), blas(n), blas(k), alpha, a, blas(lda), b, blas(ldb), beta, c, blas(ldc));
+    cblas_sgemm(CblasRowMajor, blas(ta), blas(tb), blas(m), blas(n), blas(k), alpha, a, blas(lda), b, blas(ldb), beta,
+                c, blas(ldc));
   } else {
-    cblas_dgemm(CblasRowMajor, blas(ta), blas(tb), blas(m), blas(n), blas(k), alpha, a, blas(lda), b, blas(ldb), beta, c, blas(ldc));
+    cblas_dgemm(CblasRowMajor, blas(ta), blas(tb), blas(m), blas(n), blas(k), alpha, a, blas(lda), b, blas(ldb), beta,
+                c, blas(ldc));
   }
 }
 
@@ -63,23 +66,30 @@ template <typename T>
 void gemm(Trans ta, Trans tb, std::int64_t m, std::int64_t n, std::int64_t k, T alpha, const T* a, std::int64_t lda,
           const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc) {
   if (m * n * k <= kSmallProduct) return gemm_tile(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-  if (k >= kLongSum && std::max(m, n) <= 4 * kTileRows) return gemm_split(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+  if (k >= kLongSum && std::max(m, n) <= 4 * kTileRows)
+    return gemm_split(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
   if (m >= n) {
     const std::int64_t tile = std::min(kTileRows, (m + 7) / 8);
     parallel_for(m, tile, [&](std::int64_t begin, std::int64_t end) {
-      gemm_tile(ta, tb, end - begin, n, k, alpha, a + begin * (ta == Trans::yes ? 1 : lda), lda, b, ldb, beta, c + begin * ldc, ldc);
+      gemm_tile(ta, tb, end - begin, n, k, alpha, a + begin * (ta == Trans::yes ? 1 : lda), lda, b, ldb, beta,
+                c + begin * ldc, ldc);
     });
   } else {
     const std::int64_t tile = std::min(kTileRows, (n + 7) / 8);
     parallel_for(n, tile, [&](std::int64_t begin, std::int64_t end) {
-      gemm_tile(ta, tb, m, end - begin, k, alpha, a, lda, b + begin * (tb == Trans::yes ? ldb : 1), ldb, beta, c + begin, ldc);
+      gemm_tile(ta, tb, m, end - begin, k, alpha, a, lda, b + begin * (tb == Trans::yes ? ldb : 1), ldb, beta,
+                c + begin, ldc);
     });
   }
 }
 
-template void gemm_tile<float>(Trans, Trans, std::int64_t, std::int64_t, std::int64_t, float, const float*, std::int64_t, const float*, std::int64_t, float, float*, std::int64_t);
-template void gemm_tile<double>(Trans, Trans, std::int64_t, std::int64_t, std::int64_t, double, const double*, std::int64_t, const double*, std::int64_t, double, double*, std::int64_t);
-template void gemm<float>(Trans, Trans, std::int64_t, std::int64_t, std::int64_t, float, const float*, std::int64_t, const float*, std::int64_t, float, float*, std::int64_t);
-template void gemm<double>(Trans, Trans, std::int64_t, std::int64_t, std::int64_t, double, const double*, std::int64_t, const double*, std::int64_t, double, double*, std::int64_t);
+template void gemm_tile<float>(Trans, Trans, std::int64_t, std::int64_t, std::int64_t, float, const float*,
+                               std::int64_t, const float*, std::int64_t, float, float*, std::int64_t);
+template void gemm_tile<double>(Trans, Trans, std::int64_t, std::int64_t, std::int64_t, double, const double*,
+                                std::int64_t, const double*, std::int64_t, double, double*, std::int64_t);
+template void gemm<float>(Trans, Trans, std::int64_t, std::int64_t, std::int64_t, float, const float*, std::int64_t,
+                          const float*, std::int64_t, float, float*, std::int64_t);
+template void gemm<double>(Trans, Trans, std::int64_t, std::int64_t, std::int64_t, double, const double*, std::int64_t,
+                           const double*, std::int64_t, double, double*, std::int64_t);
 
 }  // namespace dattn

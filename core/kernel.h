@@ -10,8 +10,9 @@ template <typename Signature>
 class Kernel;
 
 /// Declared in `x.h`:            `extern Kernel<void(const Tensor& x, Tensor& y)> gelu_forward;`
-/// defined beside the CPU kernel: `constinit Kernel<void(const Tensor&, Tensor&)> gelu_forward{"gelu_forward", gelu_forward_cpu};`
-/// A call goes to the function for the device of the first tensor among the arguments; an empty side is an Error.
+/// defined beside the CPU kernel: `constinit Kernel<void(const Tensor&, Tensor&)> gelu_forward{"gelu_forward",
+/// gelu_forward_cpu};` A call goes to the function for the device of the first tensor among the arguments; an empty
+/// side is an Error.
 template <typename... Args>
 class Kernel<void(Args...)> {
  public:

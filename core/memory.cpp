@@ -23,7 +23,7 @@ constexpr bool kCaching = false;
 constexpr bool kCaching = true;
 #endif
 
-constexpr int kSteps = 8;                           // classes to a power of two
+constexpr int kSteps = 8;  // classes to a power of two
 constexpr int kClasses = 64 * kSteps;
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 

@@ -1,4 +1,5 @@
-// Memory of tensors and graph nodes: a caching pool, so that a training step repeats its addresses and asks the system for nothing.
+// Memory of tensors and graph nodes: a caching pool, so that a training step repeats its addresses and asks the system
+// for nothing.
 #pragma once
 
 #include <cstddef>
@@ -20,8 +21,8 @@ struct PoolStatistics {
   std::uint64_t system_requests = 0;
 };
 
-/// Caching allocator for CPU memory: size classes an eighth of a power of two apart, so a block is at most an eighth too large.
-/// Thread-safe. Under AddressSanitizer it caches nothing, so that errors show.
+/// Caching allocator for CPU memory: size classes an eighth of a power of two apart, so a block is at most an eighth
+/// too large. Thread-safe. Under AddressSanitizer it caches nothing, so that errors show.
 namespace pool {
 /// At least `bytes` bytes, aligned to kAlignment, contents undefined. Throws Error when the system has no more.
 void* allocate(std::size_t bytes);

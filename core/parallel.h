@@ -6,7 +6,8 @@
 
 namespace dattn {
 
-/// Threads that take part in parallel loops, the caller's included. Starts at the number of processors the process may use.
+/// Threads that take part in parallel loops, the caller's included. Starts at the number of processors the process may
+/// use.
 int thread_count();
 /// Sets that number (at least 1). Not to be called from inside a parallel loop.
 void set_thread_count(int threads);
@@ -16,15 +17,16 @@ using TileFunction = void (*)(void* context, std::int64_t begin, std::int64_t en
 void run_tiles(std::int64_t count, std::int64_t tile, TileFunction function, void* context);
 }  // namespace detail
 
-/// Calls f(begin, end) once for every tile [0, tile), [tile, 2 tile), ... of [0, count), on all threads. Tiles depend on the
-/// arguments alone; a caller that sums over tiles keeps one partial sum a tile and adds them in order. The first exception of
-/// a tile is rethrown here. A loop inside a tile runs in the tile's own thread.
+/// Calls f(begin, end) once for every tile [0, tile), [tile, 2 tile), ... of [0, count), on all threads. Tiles depend
+/// on the arguments alone; a caller that sums over tiles keeps one partial sum a tile and adds them in order. The first
+/// exception of a tile is rethrown here. A loop inside a tile runs in the tile's own thread.
 template <typename F>
 void parallel_for(std::int64_t count, std::int64_t tile, F&& f) {
   using Function = std::remove_reference_t<F>;
-  detail::run_tiles(count, tile, [](void* context, std::int64_t begin, std::int64_t end) {
-    (*static_cast<Function*>(context))(begin, end);
-  }, const_cast<std::remove_const_t<Function>*>(&f));
+  detail::run_tiles(
+      count, tile,
+      [](void* context, std::int64_t begin, std::int64_t end) { (*static_cast<Function*>(context))(begin, end); },
+      const_cast<std::remove_const_t<Function>*>(&f));
 }
 
 /// While one lives, the parallel loops of this thread run in it alone: for work that goes on beside a training step.

@@ -8,8 +8,8 @@
 
 namespace dattn {
 
-/// What a parameter is to an optimizer: `matrix` mixes channels (linear weights, filters), `vector` shifts or scales them
-/// (biases, norms), `table` is looked up (position tables), `frozen` is saved but never trained.
+/// What a parameter is to an optimizer: `matrix` mixes channels (linear weights, filters), `vector` shifts or scales
+/// them (biases, norms), `table` is looked up (position tables), `frozen` is saved but never trained.
 enum class Role : unsigned char { matrix, vector, table, frozen };
 
 constexpr const char* name(Role role) {
@@ -17,13 +17,16 @@ constexpr const char* name(Role role) {
   return kNames[static_cast<int>(role)];
 }
 
-/// A handle: copies share value and gradient. A parameter of rank 4 is a filter bank [O,Kh,Kw,I]; files hold it as [O,I,Kh,Kw].
+/// A handle: copies share value and gradient. A parameter of rank 4 is a filter bank [O,Kh,Kw,I]; files hold it as
+/// [O,I,Kh,Kw].
 class Parameter {
  public:
   Parameter() = default;  ///< undefined: an absent bias, for instance
   /// Takes over the tensor as the value; the gradient starts at zero.
-  Parameter(Tensor value, Role role) : state_(std::make_shared<State>(State{std::move(value), {}, role, role != Role::frozen})) {
-    if (state_->trainable) state_->grad = Tensor::zeros(this->value().shape(), this->value().dtype(), this->value().device());
+  Parameter(Tensor value, Role role)
+      : state_(std::make_shared<State>(State{std::move(value), {}, role, role != Role::frozen})) {
+    if (state_->trainable)
+      state_->grad = Tensor::zeros(this->value().shape(), this->value().dtype(), this->value().device());
   }
 
   bool defined() const { return state_ != nullptr; }

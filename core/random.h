@@ -8,16 +8,28 @@
 namespace dattn {
 
 /// What random numbers are drawn for. Part of the counter, so that two purposes never share a number.
-enum class Purpose : std::uint32_t { init = 1, dropout, drop_path, shuffle, translate, flip, cutout, mixup, synthetic, test };
+enum class Purpose : std::uint32_t {
+  init = 1,
+  dropout,
+  drop_path,
+  shuffle,
+  translate,
+  flip,
+  cutout,
+  mixup,
+  synthetic,
+  test
+};
 
 /// The four 32-bit words of one Philox block.
 std::array<std::uint32_t, 4> philox(std::uint64_t key, std::uint64_t counter_low, std::uint64_t counter_high);
 
-/// A stream of numbers fixed by (seed, step, purpose): number i of a stream is the same wherever and in whatever order it is
-/// drawn. A value type of four words; it holds no state but the place of next().
+/// A stream of numbers fixed by (seed, step, purpose): number i of a stream is the same wherever and in whatever order
+/// it is drawn. A value type of four words; it holds no state but the place of next().
 class Random {
  public:
-  /// `seed` is the key; `step` counts training steps, epochs or layers; `lane` tells apart equal uses (two dropout layers).
+  /// `seed` is the key; `step` counts training steps, epochs or layers; `lane` tells apart equal uses (two dropout
+  /// layers).
   explicit Random(std::uint64_t seed, Purpose purpose, std::uint64_t step = 0, std::uint32_t lane = 0)
       : seed_(seed), high_((step << 32) ^ (static_cast<std::uint64_t>(purpose) << 24) ^ lane) {}
 

@@ -39,7 +39,8 @@ class Shape {
  private:
   int index(int i) const {
     const int j = i < 0 ? i + rank_ : i;
-    if (j < 0 || j >= rank_) [[unlikely]] fail("shape {}: no dimension {}", text(), i);  // text() only where it fails
+    if (j < 0 || j >= rank_) [[unlikely]]
+      fail("shape {}: no dimension {}", text(), i);  // text() only where it fails
     return j;
   }
 

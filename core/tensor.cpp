@@ -50,7 +50,8 @@ Tensor Tensor::view(const Shape& shape) const {
 }
 
 Tensor Tensor::slice(std::int64_t begin, std::int64_t end) const {
-  check(rank() >= 1 && 0 <= begin && begin <= end && end <= size(0), "slice: no rows [{}, {}) in {}", begin, end, shape_);
+  check(rank() >= 1 && 0 <= begin && begin <= end && end <= size(0), "slice: no rows [{}, {}) in {}", begin, end,
+        shape_);
   Tensor x = detach();
   const std::int64_t row = size(0) == 0 ? 0 : elements_ / size(0);
   x.offset_ += static_cast<std::size_t>(begin * row) * size_of(dtype_);

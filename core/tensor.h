@@ -15,23 +15,31 @@ namespace dattn {
 
 struct GradSlot;
 
-/// A handle: copies share the elements. Images are [N,H,W,C], filters [O,Kh,Kw,I]; there are no strides, so a view is an offset
-/// and a shape. Tensors that operations make while gradients are recorded carry a slot in the graph (core/autograd.h).
+/// A handle: copies share the elements. Images are [N,H,W,C], filters [O,Kh,Kw,I]; there are no strides, so a view is
+/// an offset and a shape. Tensors that operations make while gradients are recorded carry a slot in the graph
+/// (core/autograd.h).
 class Tensor {
  public:
   Tensor() = default;  ///< undefined: no elements, no storage
 
   // Makers.
-  static Tensor empty(const Shape& shape, Dtype dtype = Dtype::float32, Device device = Device::cpu);  ///< contents undefined
+  static Tensor empty(const Shape& shape, Dtype dtype = Dtype::float32,
+                      Device device = Device::cpu);  ///< contents undefined
   static Tensor zeros(const Shape& shape, Dtype dtype = Dtype::float32, Device device = Device::cpu);
   static Tensor full(const Shape& shape, double value, Dtype dtype = Dtype::float32);
-  static Tensor like(const Tensor& x) { return empty(x.shape(), x.dtype(), x.device()); }  ///< same shape, type and device, undefined contents
+  static Tensor like(const Tensor& x) {
+    return empty(x.shape(), x.dtype(), x.device());
+  }  ///< same shape, type and device, undefined contents
   template <typename T>
   static Tensor from(const Shape& shape, std::span<const T> values);
   template <typename T>
-  static Tensor from(const Shape& shape, const std::vector<T>& values) { return from(shape, std::span<const T>(values)); }
+  static Tensor from(const Shape& shape, const std::vector<T>& values) {
+    return from(shape, std::span<const T>(values));
+  }
   template <typename T>
-  static Tensor scalar(T value) { return from(Shape{}, std::span<const T>(&value, 1)); }
+  static Tensor scalar(T value) {
+    return from(Shape{}, std::span<const T>(&value, 1));
+  }
 
   // What it is.
   bool defined() const { return storage_ != nullptr; }
@@ -44,8 +52,8 @@ class Tensor {
   Dtype dtype() const { return dtype_; }
   Device device() const { return storage_ ? storage_->device() : Device::cpu; }
 
-  // Elements. T must be the element type; Error otherwise. A const handle still shares mutable elements with its copies,
-  // so constness is a promise of the reader.
+  // Elements. T must be the element type; Error otherwise. A const handle still shares mutable elements with its
+  // copies, so constness is a promise of the reader.
   template <typename T>
   T* data() {
     expect(dtype_of<T>);
@@ -57,7 +65,9 @@ class Tensor {
     return reinterpret_cast<const T*>(raw());
   }
   template <typename T>
-  std::span<const T> values() const { return {data<T>(), static_cast<std::size_t>(elements_)}; }
+  std::span<const T> values() const {
+    return {data<T>(), static_cast<std::size_t>(elements_)};
+  }
   std::byte* raw() const { return storage_ ? storage_->data() + offset_ : nullptr; }
   /// The value of a one-element tensor, from any device.
   double item() const;
@@ -65,7 +75,7 @@ class Tensor {
   double at(std::int64_t i) const;
 
   // Views and copies. None of them is seen by autograd: core/ops.h has `reshape` for that.
-  Tensor view(const Shape& shape) const;  ///< the same elements under another shape
+  Tensor view(const Shape& shape) const;                     ///< the same elements under another shape
   Tensor slice(std::int64_t begin, std::int64_t end) const;  ///< rows [begin, end) of the first dimension
   Tensor detach() const;                                     ///< the same elements without the graph
   Tensor clone() const;                                      ///< a copy of the elements

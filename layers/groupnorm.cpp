@@ -29,8 +29,8 @@ void check_groups(std::int64_t groups, std::int64_t channels) {
 }  // namespace
 
 Tensor groupnorm(const Tensor& x, std::int64_t groups, const Parameter& weight, const Parameter& bias, double eps) {
-  check(x.rank() >= 2 && (x.size(0) == 0 || x.shape().rows() > 0), "groupnorm: expected [N,...,C] of at least one pixel, got {}",
-        describe("x", x));
+  check(x.rank() >= 2 && (x.size(0) == 0 || x.shape().rows() > 0),
+        "groupnorm: expected [N,...,C] of at least one pixel, got {}", describe("x", x));
   check_norm("groupnorm", x, weight, bias, eps);
   check_groups(groups, x.size(-1));
   Tensor y = Tensor::like(x);

@@ -12,7 +12,8 @@ std::string summary(const std::vector<NamedParameter>& parameters, const std::ve
   std::string text = fmt::format("{:<{}}  {:>18}  {:<6}  {:>10}\n", "name", width, "shape", "role", "elements");
   std::int64_t total = 0;
   for (const auto& [path, p] : parameters) {
-    text += fmt::format("{:<{}}  {:>18}  {:<6}  {:>10}\n", path, width, p.shape().text(), name(p.role()), p.value().elements());
+    text += fmt::format("{:<{}}  {:>18}  {:<6}  {:>10}\n", path, width, p.shape().text(), name(p.role()),
+                        p.value().elements());
     total += p.value().elements();
   }
   for (const auto& [path, b] : buffers) {

@@ -16,10 +16,13 @@ namespace dattn {
 
 class Visitor;
 
-/// A module is any type with `void visit(Visitor& v)` that calls `v("name", member)` for its parameters, buffers (tensors that
-/// are saved but not trained) and submodules, and `v.mode(training)` for its training flag where it has one.
+/// A module is any type with `void visit(Visitor& v)` that calls `v("name", member)` for its parameters, buffers
+/// (tensors that are saved but not trained) and submodules, and `v.mode(training)` for its training flag where it has
+/// one.
 template <typename M>
-concept Module = requires(M& m, Visitor& v) { m.visit(v); };
+concept Module = requires(M& m, Visitor& v) {
+  m.visit(v);
+};
 
 /// Walks a module. Names are paths, `group1.conv1.weight`, the same as PyTorch's for the same network.
 class Visitor {

@@ -1,4 +1,5 @@
-// Central differences of fourth order: (8 (f(+h) - f(-h)) - (f(+2h) - f(-2h))) / 12h, whose error is of order h^4 + 1e-16 / h.
+// Central differences of fourth order: (8 (f(+h) - f(-h)) - (f(+2h) - f(-2h))) / 12h, whose error is of order h^4 +
+// 1e-16 / h.
 #include "gradcheck.h"
 
 #include <cmath>
@@ -13,7 +14,8 @@ constexpr double kRelative = 1e-6, kAbsolute = 1e-8, kStep = 2e-4;
 
 void convert_instance(OpInstance& instance, Dtype dtype) {
   for (auto& input : instance.inputs) {
-    if (input.value.dtype() == Dtype::float64 || input.value.dtype() == Dtype::float32) input.value = input.value.to(dtype);
+    if (input.value.dtype() == Dtype::float64 || input.value.dtype() == Dtype::float32)
+      input.value = input.value.to(dtype);
   }
   if (instance.convert) return instance.convert(dtype);
   for (auto& [name, p] : instance.parameters) p.to(dtype);
@@ -32,7 +34,8 @@ double objective(const OpInstance& instance, const Tensor& r) {
   NoGrad no_grad;
   const Tensor y = instance.call(values(instance));
   long double sum = 0;
-  for (std::int64_t i = 0; i < y.elements(); ++i) sum += static_cast<long double>(y.data<double>()[i]) * r.data<double>()[i];
+  for (std::int64_t i = 0; i < y.elements(); ++i)
+    sum += static_cast<long double>(y.data<double>()[i]) * r.data<double>()[i];
   return static_cast<double>(sum);
 }
 
@@ -56,8 +59,8 @@ std::string index_text(const Shape& shape, std::int64_t flat) {
   return text;
 }
 
-std::optional<std::string> check_tensor(const OpCase& op_case, const OpInstance& instance, const Tensor& r, const std::string& name,
-                                        Tensor value, const Tensor& gradient) {
+std::optional<std::string> check_tensor(const OpCase& op_case, const OpInstance& instance, const Tensor& r,
+                                        const std::string& name, Tensor value, const Tensor& gradient) {
   if (!gradient) return fmt::format("{}: d({}) is missing", op_case.name, name);
   if (gradient.shape() != value.shape()) {
     return fmt::format("{}: d({}) has shape {}, expected {}", op_case.name, name, gradient.shape(), value.shape());
@@ -115,11 +118,13 @@ std::optional<std::string> gradcheck(const OpCase& op_case) {
   std::size_t g = 0;
   for (const auto& input : instance.inputs) {
     if (!differentiable(input.value)) continue;
-    if (auto failure = check_tensor(op_case, instance, r, input.name, input.value, analytic.gradients[g++].tensor)) return failure;
+    if (auto failure = check_tensor(op_case, instance, r, input.name, input.value, analytic.gradients[g++].tensor))
+      return failure;
   }
   for (const auto& [name, p] : instance.parameters) {
     if (!p.trainable()) continue;
-    if (auto failure = check_tensor(op_case, instance, r, name, p.value(), analytic.gradients[g++].tensor)) return failure;
+    if (auto failure = check_tensor(op_case, instance, r, name, p.value(), analytic.gradients[g++].tensor))
+      return failure;
   }
   return std::nullopt;
 }

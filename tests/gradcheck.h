@@ -8,7 +8,8 @@
 
 namespace dattn::test {
 
-/// Results and gradients of one forward and backward pass: `y`, then the gradient of every float input and trainable parameter.
+/// Results and gradients of one forward and backward pass: `y`, then the gradient of every float input and trainable
+/// parameter.
 struct OpResults {
   Tensor y;
   std::vector<NamedTensor> gradients;
@@ -25,8 +26,8 @@ void to_float32(OpInstance& instance);
 /// Rounds them to float32 and keeps float64: the reference of what float32 computes on the same numbers.
 void round_to_float32(OpInstance& instance);
 
-/// Checks every element of every gradient: |analytic - numeric| <= 1e-6 |numeric| + 1e-8. Returns the first failure, such as
-/// `conv2d: d(weight)[0,1,2] analytic 0.12345 numeric 0.12330 rel 1.2e-03 > 1e-06`, or nothing.
+/// Checks every element of every gradient: |analytic - numeric| <= 1e-6 |numeric| + 1e-8. Returns the first failure,
+/// such as `conv2d: d(weight)[0,1,2] analytic 0.12345 numeric 0.12330 rel 1.2e-03 > 1e-06`, or nothing.
 std::optional<std::string> gradcheck(const OpCase& op_case);
 
 }  // namespace dattn::test

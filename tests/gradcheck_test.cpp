@@ -15,7 +15,8 @@ struct SquareNode : Node {
   const char* name() const override { return "square"; }
   void backward(const Tensor& dy) override {
     Tensor dx = Tensor::like(x);
-    for (std::int64_t i = 0; i < x.elements(); ++i) dx.data<double>()[i] = 2 * x.data<double>()[i] * dy.data<double>()[i];
+    for (std::int64_t i = 0; i < x.elements(); ++i)
+      dx.data<double>()[i] = 2 * x.data<double>()[i] * dy.data<double>()[i];
     dx.data<double>()[4] *= error;
     give(0, dx);
   }
@@ -23,14 +24,18 @@ struct SquareNode : Node {
 
 OpCase square(double error) {
   return {"square", [error] {
-            return OpInstance{{{"x", normal({2, 3}, 1)}}, {}, [error](std::span<const Tensor> in) {
+            return OpInstance{{{"x", normal({2, 3}, 1)}},
+                              {},
+                              [error](std::span<const Tensor> in) {
                                 Tensor y = in[0].clone().detach();
-                                for (std::int64_t i = 0; i < y.elements(); ++i) y.data<double>()[i] *= y.data<double>()[i];
+                                for (std::int64_t i = 0; i < y.elements(); ++i)
+                                  y.data<double>()[i] *= y.data<double>()[i];
                                 return record<SquareNode>(y, {in[0]}, {}, [&](SquareNode& node) {
                                   node.x = in[0];
                                   node.error = error;
                                 });
-                              }, {}};
+                              },
+                              {}};
           }};
 }
 

@@ -25,7 +25,8 @@ double loss_of(Classifier& model, const Tensor& images, const Tensor& labels) {
 }
 
 // <gradient, v> of one parameter against the central difference of the loss along v, a random direction.
-void check_direction(Classifier& model, const Tensor& images, const Tensor& labels, const NamedParameter& named, std::uint32_t lane) {
+void check_direction(Classifier& model, const Tensor& images, const Tensor& labels, const NamedParameter& named,
+                     std::uint32_t lane) {
   const Tensor v = normal(named.parameter.shape(), lane);
   Tensor w = named.parameter.value();
   double analytic = 0, norm = 0;
@@ -93,9 +94,10 @@ TEST(Checkpoint, TensorsHaveThePeersNames) {
   for (const auto& [name, x] : model_tensors(model)) found[name] = x.shape();
   EXPECT_EQ(found.size(), 79u);
   for (const char* name :
-       {"whiten.weight", "whiten.bias", "group1.conv1.weight", "group3.norm2.running_var", "group2.norm1.num_batches_tracked",
-        "attention1.norm.weight", "attention1.attention.conv_offset.0.weight", "attention2.attention.conv_offset.1.norm.bias",
-        "attention2.attention.conv_offset.3.weight", "attention1.attention.proj_out.bias", "attention1.attention.rpe_table.weight", "head.weight"}) {
+       {"whiten.weight", "whiten.bias", "group1.conv1.weight", "group3.norm2.running_var",
+        "group2.norm1.num_batches_tracked", "attention1.norm.weight", "attention1.attention.conv_offset.0.weight",
+        "attention2.attention.conv_offset.1.norm.bias", "attention2.attention.conv_offset.3.weight",
+        "attention1.attention.proj_out.bias", "attention1.attention.rpe_table.weight", "head.weight"}) {
     EXPECT_TRUE(found.count(name)) << name;
   }
 }

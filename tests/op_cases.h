@@ -1,4 +1,5 @@
-// The table of operation cases. Every case runs through every suite of op_suites_test.cpp: GradCheck, Float, Repeat, Accumulate.
+// The table of operation cases. Every case runs through every suite of op_suites_test.cpp: GradCheck, Float, Repeat,
+// Accumulate.
 #pragma once
 
 #include <functional>
@@ -19,7 +20,8 @@ namespace dattn::test {
 struct OpInstance {
   struct Input {
     std::string name;
-    Tensor value;  ///< a float64 input is checked for its gradient; inputs of other types (classes, masks) are passed as they are
+    Tensor value;  ///< a float64 input is checked for its gradient; inputs of other types (classes, masks) are passed
+                   ///< as they are
   };
   std::vector<Input> inputs;
   std::vector<NamedParameter> parameters;  ///< all trainable ones are checked
@@ -41,7 +43,8 @@ Tensor normal(const Shape& shape, std::uint32_t lane, double scale = 1, double m
 /// A trainable parameter of such numbers.
 Parameter normal_parameter(const Shape& shape, std::uint32_t lane, double scale = 1, Role role = Role::matrix);
 
-/// Gives every trainable parameter of a module random values (weights that start at zero or one would make checks empty).
+/// Gives every trainable parameter of a module random values (weights that start at zero or one would make checks
+/// empty).
 void randomise(const std::vector<NamedParameter>& parameters, double scale = 0.5);
 
 /// An instance around a module in float64: parameters randomised, conversion by dattn::convert.

@@ -1,8 +1,8 @@
 // Every case of the table through every suite: GradCheck, Float, Repeat, Accumulate (docs/design.md has the bounds).
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "core/parallel.h"
@@ -83,10 +83,12 @@ TEST_P(Accumulate, ParametersAddAndActivationsDoNot) {
   for (std::size_t i = 0; i < once.gradients.size(); ++i) {
     const auto& [name, g] = once.gradients[i];
     const bool is_parameter = i >= once.gradients.size() - static_cast<std::size_t>(std::count_if(
-        instance.parameters.begin(), instance.parameters.end(), [](const auto& p) { return p.parameter.trainable(); }));
+                                                               instance.parameters.begin(), instance.parameters.end(),
+                                                               [](const auto& p) { return p.parameter.trainable(); }));
     Tensor expected = g.clone();
     for (std::int64_t e = 0; e < g.elements(); ++e) expected.data<double>()[e] *= is_parameter ? 2 : 1;
-    EXPECT_LE(distance(twice.gradients[i].tensor, expected), 1e-12 * largest(expected)) << GetParam().name << ": d(" << name << ")";
+    EXPECT_LE(distance(twice.gradients[i].tensor, expected), 1e-12 * largest(expected))
+        << GetParam().name << ": d(" << name << ")";
   }
 }
 

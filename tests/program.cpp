@@ -25,7 +25,8 @@ namespace {
 pid_t start(const std::string& command, const std::string& out, const std::string& err) {
   const pid_t child = fork();
   if (child != 0) return child;
-  const int o = open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), e = open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  const int o = open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600),
+            e = open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
   dup2(o, STDOUT_FILENO);
   dup2(e, STDERR_FILENO);
   execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
@@ -78,7 +79,8 @@ std::string read_text(const std::string& path) {
 void write_small_cifar(const std::string& folder, int per_file) {
   std::filesystem::create_directories(folder);
   Random random(7, Purpose::test);
-  for (const char* name : {"data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"}) {
+  for (const char* name :
+       {"data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"}) {
     std::ofstream file(folder + "/" + name + ".bin", std::ios::binary);
     for (int i = 0; i < per_file; ++i) {
       const int label = i % 10;

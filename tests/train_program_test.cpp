@@ -23,7 +23,8 @@ class TrainProgram : public testing::Test {
   std::string out(const std::string& name) const { return folder_ / name; }
   // 60 images, 3 epochs of 3 steps.
   std::string command(const std::string& out_name, const std::string& more = "") const {
-    return "--data " + data() + " --out " + out(out_name) + " --batch-size 20 --epochs 3 --seed 5 --attention dattention " + more;
+    return "--data " + data() + " --out " + out(out_name) +
+           " --batch-size 20 --epochs 3 --seed 5 --attention dattention " + more;
   }
   StateFile last(const std::string& out_name) const { return read_state_file(out(out_name) + "/last.safetensors"); }
 
@@ -38,11 +39,13 @@ void expect_same_checkpoint(const StateFile& a, const StateFile& b) {
     ASSERT_EQ(x.bytes(), y.bytes()) << name;
     EXPECT_EQ(std::memcmp(x.raw(), y.raw(), x.bytes()), 0) << name;
   }
-  const auto state_a = nlohmann::json::parse(a.metadata.at("state")), state_b = nlohmann::json::parse(b.metadata.at("state"));
+  const auto state_a = nlohmann::json::parse(a.metadata.at("state")),
+             state_b = nlohmann::json::parse(b.metadata.at("state"));
   EXPECT_EQ(state_a.at("step"), state_b.at("step"));
   ASSERT_EQ(state_a.at("rows").size(), state_b.at("rows").size());
   for (std::size_t i = 0; i < state_a.at("rows").size(); ++i) {
-    for (const char* key : {"epoch", "step", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_accuracy_tta"}) {
+    for (const char* key :
+         {"epoch", "step", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_accuracy_tta"}) {
       EXPECT_EQ(state_a["rows"][i][key], state_b["rows"][i][key]) << key << " of row " << i;
     }
   }
@@ -58,7 +61,9 @@ TEST_F(TrainProgram, LeavesCheckpointMetricsAndRecord) {
   std::getline(csv, header);
   std::getline(csv, first);
   std::getline(csv, second);
-  EXPECT_EQ(header, "epoch,step,seconds,lr,train_loss,train_accuracy,test_loss,test_accuracy,test_accuracy_tta,images_per_second");
+  EXPECT_EQ(
+      header,
+      "epoch,step,seconds,lr,train_loss,train_accuracy,test_loss,test_accuracy,test_accuracy_tta,images_per_second");
   EXPECT_EQ(first.rfind("1,2,", 0), 0u) << first;
   EXPECT_EQ(second.rfind("2,4,", 0), 0u) << second;
   EXPECT_FALSE(std::getline(csv, third));
@@ -70,7 +75,8 @@ TEST_F(TrainProgram, LeavesCheckpointMetricsAndRecord) {
 
 TEST_F(TrainProgram, EvalGivesTheAccuracyThatTrainingPrinted) {
   ASSERT_EQ(run_program("train", command("a", "--epochs 1 --ema")).status, 0);
-  const auto result = run_program("eval", "--checkpoint " + out("a") + "/last.safetensors --data " + data() + " --tta --json");
+  const auto result =
+      run_program("eval", "--checkpoint " + out("a") + "/last.safetensors --data " + data() + " --tta --json");
   ASSERT_EQ(result.status, 0) << result.output;
   const auto json = nlohmann::json::parse(result.output);
   const auto row = nlohmann::json::parse(last("a").metadata.at("state")).at("rows").back();
@@ -78,7 +84,8 @@ TEST_F(TrainProgram, EvalGivesTheAccuracyThatTrainingPrinted) {
   EXPECT_EQ(json.at("accuracy_tta"), row.at("test_accuracy_tta"));
   EXPECT_EQ(json.at("loss"), row.at("test_loss"));
   EXPECT_GE(json.at("top5").get<double>(), json.at("accuracy").get<double>());
-  const auto table = run_program("eval", "--checkpoint " + out("a") + "/last.safetensors --data " + data() + " --split train");
+  const auto table =
+      run_program("eval", "--checkpoint " + out("a") + "/last.safetensors --data " + data() + " --split train");
   EXPECT_EQ(table.status, 0) << table.output;
   EXPECT_NE(table.output.find("airplane"), std::string::npos) << table.output;
 }
@@ -112,7 +119,8 @@ TEST_F(TrainProgram, AnInterruptSavesAndStops) {
   ASSERT_EQ(stopped.status, 130) << stopped.output;
   EXPECT_NE(stopped.output.find("--resume"), std::string::npos) << stopped.output;
   const int step = nlohmann::json::parse(last("stopped").metadata.at("state")).at("step");
-  ASSERT_EQ(run_program("train", command("same", fmt::format("--epochs 200 --max-steps {}", std::max(1, step)))).status, 0);
+  ASSERT_EQ(run_program("train", command("same", fmt::format("--epochs 200 --max-steps {}", std::max(1, step)))).status,
+            0);
   for (const auto& [name, x] : last("same").tensors) {
     EXPECT_EQ(std::memcmp(x.raw(), last("stopped").tensors.at(name).raw(), x.bytes()), 0) << name;
   }
@@ -168,13 +176,15 @@ TEST_F(TrainProgram, LostNumbersStopTheRun) {
 
 TEST_F(TrainProgram, ReadsAConfigFile) {
   std::ofstream(folder_ / "options.ini") << "epochs = 1\nbatch-size = 30\nseed = 9\n";
-  const auto result = run_program("train", "--config " + (folder_ / "options.ini") + " --data " + data() + " --out " + out("a") + " --attention none");
+  const auto result = run_program("train", "--config " + (folder_ / "options.ini") + " --data " + data() + " --out " +
+                                               out("a") + " --attention none");
   ASSERT_EQ(result.status, 0) << result.output;
   EXPECT_EQ(nlohmann::json::parse(last("a").metadata.at("state")).at("step"), 2);
 }
 
 TEST_F(TrainProgram, ResnetTrains) {
-  const auto result = run_program("train", "--data " + data() + " --model resnet18 --batch-size 10 --max-steps 2 --out " + out("r"));
+  const auto result =
+      run_program("train", "--data " + data() + " --model resnet18 --batch-size 10 --max-steps 2 --out " + out("r"));
   ASSERT_EQ(result.status, 0) << result.output;
 }
 
@@ -182,7 +192,8 @@ TEST_F(TrainProgram, EvalRefusesBrokenCheckpoints) {
   ASSERT_EQ(run_program("train", command("a", "--attention none --max-steps 1")).status, 0);
   const std::string bytes = read_text(out("a") + "/last.safetensors");
   for (int i = 0; i < rounds(40); ++i) {
-    std::ofstream(folder_ / "broken.safetensors", std::ios::binary) << bytes.substr(0, bytes.size() * static_cast<std::size_t>(i) / 40);
+    std::ofstream(folder_ / "broken.safetensors", std::ios::binary)
+        << bytes.substr(0, bytes.size() * static_cast<std::size_t>(i) / 40);
     const auto result = run_program("eval", "--checkpoint " + (folder_ / "broken.safetensors") + " --data " + data());
     EXPECT_EQ(result.status, 1) << result.output;
   }

@@ -18,7 +18,9 @@ Tensor from_file(const Tensor& x) { return x.rank() == 4 ? from_nchw(x) : x; }
 
 Shape file_shape(const Shape& s) { return s.rank() == 4 ? Shape{s[0], s[3], s[1], s[2]} : s; }
 
-nlohmann::json to_json(const ModelOptions& m) { return {{"name", m.name}, {"attention", m.attention}, {"classes", m.classes}}; }
+nlohmann::json to_json(const ModelOptions& m) {
+  return {{"name", m.name}, {"attention", m.attention}, {"classes", m.classes}};
+}
 
 CheckpointInfo parse_info(const std::string& path, const Metadata& metadata, bool has_ema) {
   const auto format = metadata.find("format");
@@ -61,11 +63,12 @@ void write_checkpoint(const std::string& path, const CheckpointInfo& info, const
   put("optimizer.", optimizer);
   const nlohmann::json data = {
       {"classes", info.class_names}, {"mean", info.normalisation.mean}, {"std", info.normalisation.std}};
-  write_state_file(path, all, {{"format", kFormat},
-                               {"model", to_json(info.model).dump()},
-                               {"data", data.dump()},
-                               {"options", info.options.dump()},
-                               {"state", info.state.dump()}});
+  write_state_file(path, all,
+                   {{"format", kFormat},
+                    {"model", to_json(info.model).dump()},
+                    {"data", data.dump()},
+                    {"options", info.options.dump()},
+                    {"state", info.state.dump()}});
 }
 
 Checkpoint::Checkpoint(const std::string& path) : path_(path) {
@@ -87,13 +90,14 @@ void Checkpoint::load(const std::string& prefix, const std::vector<NamedTensor>&
     if (it == found.end()) {
       problems += fmt::format("\n  missing   {}{} {}", prefix, name, expected);
     } else if (it->second.shape() != expected || it->second.dtype() != target.dtype()) {
-      problems += fmt::format("\n  misshapen {}{}: expected {} {}, found {} {}", prefix, name, expected, dattn::name(target.dtype()),
-                              it->second.shape(), dattn::name(it->second.dtype()));
+      problems += fmt::format("\n  misshapen {}{}: expected {} {}, found {} {}", prefix, name, expected,
+                              dattn::name(target.dtype()), it->second.shape(), dattn::name(it->second.dtype()));
     }
   }
   for (const auto& [name, x] : found) {
     const auto same = [&wanted = name](const NamedTensor& t) { return t.name == wanted; };
-    if (std::none_of(targets.begin(), targets.end(), same)) problems += fmt::format("\n  extra     {}{} {}", prefix, name, x.shape());
+    if (std::none_of(targets.begin(), targets.end(), same))
+      problems += fmt::format("\n  extra     {}{} {}", prefix, name, x.shape());
   }
   check(problems.empty(), "checkpoint {}: its tensors are not those of the run:{}", path_, problems);
   for (auto [name, target] : targets) target.copy_from(from_file(found.at(name)));

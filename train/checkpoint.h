@@ -1,7 +1,9 @@
-// Checkpoints: one safetensors file with model, optimizer and averaged weights, and as metadata everything else of a run.
+// Checkpoints: one safetensors file with model, optimizer and averaged weights, and as metadata everything else of a
+// run.
 //
-// Tensors: `model.NAME` (PyTorch's names and orders: filters [O,I,Kh,Kw]), `ema.NAME`, `optimizer.NAME`. Metadata: `format`,
-// `model`, `data`, `options`, `state`, each a JSON object. `eval` needs `model` and `data`; `--resume` all of them.
+// Tensors: `model.NAME` (PyTorch's names and orders: filters [O,I,Kh,Kw]), `ema.NAME`, `optimizer.NAME`. Metadata:
+// `format`, `model`, `data`, `options`, `state`, each a JSON object. `eval` needs `model` and `data`; `--resume` all of
+// them.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -20,8 +22,8 @@ struct CheckpointInfo {
   ModelOptions model;
   std::vector<std::string> class_names;
   Normalisation normalisation;  ///< of the images it was trained on
-  nlohmann::json options;  ///< result_options() of the run
-  nlohmann::json state;    ///< the trainer's own: step, epoch, seconds, metrics
+  nlohmann::json options;       ///< result_options() of the run
+  nlohmann::json state;         ///< the trainer's own: step, epoch, seconds, metrics
   bool has_ema = false;
 };
 
@@ -39,7 +41,8 @@ class Checkpoint {
   explicit Checkpoint(const std::string& path);
 
   const CheckpointInfo& info() const { return info_; }
-  /// Copies the tensors `prefix`NAME into `targets`. Missing, extra and misshapen ones are listed all at once in one Error.
+  /// Copies the tensors `prefix`NAME into `targets`. Missing, extra and misshapen ones are listed all at once in one
+  /// Error.
   void load(const std::string& prefix, const std::vector<NamedTensor>& targets) const;
 
  private:
@@ -48,7 +51,8 @@ class Checkpoint {
   TensorMap tensors_;
 };
 
-/// A model with the weights of a checkpoint: the averaged ones where the run kept an average, as training evaluated them.
+/// A model with the weights of a checkpoint: the averaged ones where the run kept an average, as training evaluated
+/// them.
 std::unique_ptr<Classifier> load_model(const Checkpoint& checkpoint);
 
 }  // namespace dattn

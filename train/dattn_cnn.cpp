@@ -26,7 +26,8 @@ BatchNorm2d fixed_scale_norm(std::int64_t channels) {
   return BatchNorm2d(channels, {.eps = 1e-12, .momentum = 0.4, .frozen_scale = true});
 }
 
-std::variant<DAttention, SelfAttention> make_attention(std::int64_t channel, std::int64_t size, const std::string& kind, Random& random) {
+std::variant<DAttention, SelfAttention> make_attention(std::int64_t channel, std::int64_t size, const std::string& kind,
+                                                       Random& random) {
   if (kind == "self") return SelfAttention(channel, 8, random);
   DAttentionOptions options;
   options.channel = channel;
@@ -34,7 +35,8 @@ std::variant<DAttention, SelfAttention> make_attention(std::int64_t channel, std
   return DAttention(options, random);
 }
 
-std::optional<AttentionBlock> make_block(std::int64_t channel, std::int64_t size, const std::string& kind, Random& random) {
+std::optional<AttentionBlock> make_block(std::int64_t channel, std::int64_t size, const std::string& kind,
+                                         Random& random) {
   if (kind == "none") return std::nullopt;
   return AttentionBlock(channel, size, kind, random);
 }
@@ -44,7 +46,10 @@ std::optional<AttentionBlock> make_block(std::int64_t channel, std::int64_t size
 // --- group ---
 
 ConvGroup::ConvGroup(std::int64_t in, std::int64_t out, Random& random)
-    : conv1(identity_conv(in, out, random)), norm1(fixed_scale_norm(out)), conv2(identity_conv(out, out, random)), norm2(fixed_scale_norm(out)) {}
+    : conv1(identity_conv(in, out, random)),
+      norm1(fixed_scale_norm(out)),
+      conv2(identity_conv(out, out, random)),
+      norm2(fixed_scale_norm(out)) {}
 
 Tensor ConvGroup::operator()(const Tensor& x, const char* name) {
   Tensor y = watch(name, "conv1", conv1(x));
@@ -64,10 +69,12 @@ void ConvGroup::visit(Visitor& v) {
 
 AttentionBlock::AttentionBlock(std::int64_t channel, std::int64_t size, const std::string& kind, Random& random)
     : norm(channel), attention(make_attention(channel, size, kind, random)) {
-  std::visit([](auto& a) {
-    a.proj_out.weight.value().fill(0);
-    a.proj_out.bias.value().fill(0);
-  }, attention);
+  std::visit(
+      [](auto& a) {
+        a.proj_out.weight.value().fill(0);
+        a.proj_out.bias.value().fill(0);
+      },
+      attention);
 }
 
 Tensor AttentionBlock::operator()(const Tensor& x, const char* name) {
@@ -97,7 +104,8 @@ DattnCnn::DattnCnn(const std::string& kind, std::int64_t classes, Random& random
   for (float v : w) sum += v, squares += static_cast<double>(v) * v;
   const auto n = static_cast<double>(w.size());
   const double deviation = std::sqrt((squares - sum * sum / n) / (n - 1));
-  for (std::int64_t i = 0; i < head.weight.value().elements(); ++i) head.weight.value().data<float>()[i] /= static_cast<float>(deviation);
+  for (std::int64_t i = 0; i < head.weight.value().elements(); ++i)
+    head.weight.value().data<float>()[i] /= static_cast<float>(deviation);
 }
 
 Tensor DattnCnn::forward(const Tensor& images) {
@@ -106,9 +114,9 @@ Tensor DattnCnn::forward(const Tensor& images) {
   Tensor x = gelu(watch("whiten", "", whiten(images)));  // [N,31,31,24]
   x = group1(x, "group1");                               // [N,15,15,64]
   if (attention1) x = (*attention1)(x, "attention1");
-  x = group2(x, "group2");                               // [N,7,7,256]
+  x = group2(x, "group2");  // [N,7,7,256]
   if (attention2) x = (*attention2)(x, "attention2");
-  x = max_pool2d(group3(x, "group3"), 3);                // [N,1,1,256]
+  x = max_pool2d(group3(x, "group3"), 3);  // [N,1,1,256]
   return scale(watch("head", "", head(reshape(x, {x.size(0), 256}))), kLogitScale);
 }
 

@@ -1,6 +1,8 @@
 // The DAttention CNN: a small convolutional network with two attention blocks, after airbench94 (arXiv 2404.00498).
-//   whiten 2x2 (frozen filters) -> GELU -> group1 -> attention1 -> group2 -> attention2 -> group3 -> max-pool 3 -> head / 256
-// A group is conv3x3, max-pool 2, BatchNorm, GELU, conv3x3, BatchNorm, GELU; an attention block is x + attention(BatchNorm(x)).
+//   whiten 2x2 (frozen filters) -> GELU -> group1 -> attention1 -> group2 -> attention2 -> group3 -> max-pool 3 -> head
+//   / 256
+// A group is conv3x3, max-pool 2, BatchNorm, GELU, conv3x3, BatchNorm, GELU; an attention block is x +
+// attention(BatchNorm(x)).
 #pragma once
 
 #include <optional>

@@ -18,19 +18,26 @@ struct Options {
 };
 
 nlohmann::json to_json(const Options& options, const Evaluation& e, const std::vector<std::string>& names) {
-  nlohmann::json result = {{"checkpoint", options.checkpoint}, {"data", options.data}, {"split", options.split}, {"images", e.images},
-                           {"loss", e.loss},                   {"accuracy", e.accuracy}, {"top5", e.top5}};
+  nlohmann::json result = {{"checkpoint", options.checkpoint},
+                           {"data", options.data},
+                           {"split", options.split},
+                           {"images", e.images},
+                           {"loss", e.loss},
+                           {"accuracy", e.accuracy},
+                           {"top5", e.top5}};
   if (e.accuracy_tta) result["accuracy_tta"] = *e.accuracy_tta;
   for (std::int64_t c = 0; c < e.classes(); ++c) {
     result["classes"].push_back({{"name", names[static_cast<std::size_t>(c)]}, {"accuracy", e.class_accuracy(c)}});
-    result["confusion"].push_back(std::vector(e.confusion.begin() + c * e.classes(), e.confusion.begin() + (c + 1) * e.classes()));
+    result["confusion"].push_back(
+        std::vector(e.confusion.begin() + c * e.classes(), e.confusion.begin() + (c + 1) * e.classes()));
   }
   return result;
 }
 
 void print_table(const Options& options, const Evaluation& e, const std::vector<std::string>& names) {
   fmt::print("{} on {} ({}, {} images)\n\n", options.checkpoint, options.data, options.split, e.images);
-  fmt::print("loss            {:8.4f}\naccuracy        {:8.2f} %\ntop-5 accuracy  {:8.2f} %\n", e.loss, 100 * e.accuracy, 100 * e.top5);
+  fmt::print("loss            {:8.4f}\naccuracy        {:8.2f} %\ntop-5 accuracy  {:8.2f} %\n", e.loss,
+             100 * e.accuracy, 100 * e.top5);
   if (e.accuracy_tta) fmt::print("with test-time augmentation {:.2f} %\n", 100 * *e.accuracy_tta);
   std::size_t width = 5;
   for (const auto& name : names) width = std::max(width, name.size());
@@ -41,7 +48,8 @@ void print_table(const Options& options, const Evaluation& e, const std::vector<
   for (std::int64_t c = 0; c < e.classes(); ++c) {
     const auto name = names[static_cast<std::size_t>(c)];
     fmt::print("{}{:<{}}  {:>6.2f} % ", "\n", name, width, 100 * e.class_accuracy(c));
-    for (std::int64_t p = 0; p < e.classes(); ++p) fmt::print("{:>{}}", e.confusion[static_cast<std::size_t>(c * e.classes() + p)], digits);
+    for (std::int64_t p = 0; p < e.classes(); ++p)
+      fmt::print("{:>{}}", e.confusion[static_cast<std::size_t>(c * e.classes() + p)], digits);
   }
   fmt::print("\n");
 }
@@ -53,7 +61,8 @@ int run(const Options& options) {
   DataSets data = load_data(options.data);
   const ImageSet& set = options.split == "train" ? data.train : data.test;
   const auto& names = checkpoint.info().class_names;
-  check(set.classes() == checkpoint.info().model.classes, "{}: the checkpoint knows {} classes, {} has {}\nhint: give --data the set it was trained on",
+  check(set.classes() == checkpoint.info().model.classes,
+        "{}: the checkpoint knows {} classes, {} has {}\nhint: give --data the set it was trained on",
         options.checkpoint, checkpoint.info().model.classes, options.data, set.classes());
   EvaluateOptions how;
   how.tta = options.tta;
@@ -75,9 +84,12 @@ int main(int argc, char** argv) try {
   app.option_defaults()->take_last();  // an option given twice counts as given last
   app.add_option("--checkpoint", options.checkpoint, "File that `train` wrote")->required();
   app.add_option("--data", options.data, "Folder with the data, or cifar10, or synthetic")->required();
-  app.add_option("--split", options.split, "Which part of the data")->check(CLI::IsMember({"test", "train"}))->capture_default_str();
+  app.add_option("--split", options.split, "Which part of the data")
+      ->check(CLI::IsMember({"test", "train"}))
+      ->capture_default_str();
   app.add_option("--device", options.device, "Where to compute")->check(CLI::IsMember({"cpu"}))->capture_default_str();
-  app.add_option("--threads", options.threads, "Threads [all processors]; results do not depend on it")->check(CLI::Range(1, 1024));
+  app.add_option("--threads", options.threads, "Threads [all processors]; results do not depend on it")
+      ->check(CLI::Range(1, 1024));
   app.add_flag("--tta", options.tta, "Test-time augmentation as well: mirrored and shifted views averaged");
   app.add_flag("--json", options.json, "One JSON object in place of tables");
   try {

@@ -13,18 +13,23 @@ namespace dattn {
 
 namespace {
 
-// A view of every image: moved by `shift` pixels both ways, perhaps mirrored, and its weight in the averaged logits. The
-// first view is the image itself.
+// A view of every image: moved by `shift` pixels both ways, perhaps mirrored, and its weight in the averaged logits.
+// The first view is the image itself.
 struct View {
   int shift;
   bool mirrored;
   double weight;
 };
-constexpr std::array<View, 6> kViews = {
-    {{0, false, 1. / 4}, {0, true, 1. / 4}, {-1, false, 1. / 8}, {-1, true, 1. / 8}, {1, false, 1. / 8}, {1, true, 1. / 8}}};
+constexpr std::array<View, 6> kViews = {{{0, false, 1. / 4},
+                                         {0, true, 1. / 4},
+                                         {-1, false, 1. / 8},
+                                         {-1, true, 1. / 8},
+                                         {1, false, 1. / 8},
+                                         {1, true, 1. / 8}}};
 
 // Logits of one view of images [begin, end).
-Tensor view_logits(Classifier& model, const ImageSet& set, const Tensor& table, const View& view, std::int64_t begin, std::int64_t end) {
+Tensor view_logits(Classifier& model, const ImageSet& set, const Tensor& table, const View& view, std::int64_t begin,
+                   std::int64_t end) {
   const std::int64_t count = end - begin;
   Tensor parts = Tensor::zeros({count, 1, AugmentPlan::kColumns}, Dtype::int32);
   const Tensor weights = Tensor::full({count, 1}, 1);
@@ -50,7 +55,8 @@ double row_loss(const float* logits, std::int64_t classes, std::int64_t label) {
 // How many classes come before the label, ties by index.
 std::int64_t rank_of(const float* logits, std::int64_t classes, std::int64_t label) {
   std::int64_t rank = 0;
-  for (std::int64_t c = 0; c < classes; ++c) rank += logits[c] > logits[label] || (logits[c] == logits[label] && c < label);
+  for (std::int64_t c = 0; c < classes; ++c)
+    rank += logits[c] > logits[label] || (logits[c] == logits[label] && c < label);
   return rank;
 }
 
@@ -72,7 +78,8 @@ void add_batch(Evaluation& evaluation, Sums& sums, const Tensor& logits, const s
   }
 }
 
-std::int64_t hits(const std::vector<double>& logits, std::int64_t classes, const std::int64_t* labels, std::int64_t count) {
+std::int64_t hits(const std::vector<double>& logits, std::int64_t classes, const std::int64_t* labels,
+                  std::int64_t count) {
   std::int64_t right = 0;
   for (std::int64_t i = 0; i < count; ++i) {
     const double* row = logits.data() + i * classes;
@@ -120,7 +127,8 @@ std::optional<Evaluation> evaluate(Classifier& model, const ImageSet& set, const
       const Tensor logits = view_logits(model, set, table, view, begin, end);
       check(logits.size(1) == classes, "evaluate: the model has {} classes, the data {}", logits.size(1), classes);
       if (plain) add_batch(evaluation, sums, logits, labels);
-      for (std::size_t i = 0; i < averaged.size(); ++i) averaged[i] += view.weight * static_cast<double>(logits.data<float>()[i]);
+      for (std::size_t i = 0; i < averaged.size(); ++i)
+        averaged[i] += view.weight * static_cast<double>(logits.data<float>()[i]);
     }
     if (options.tta) sums.first_tta += hits(averaged, classes, labels, end - begin);
   }

@@ -15,7 +15,7 @@ struct Evaluation {
   double loss = 0;      ///< mean cross entropy, without smoothing
   double accuracy = 0;  ///< top-1, 0 to 1
   double top5 = 0;
-  std::optional<double> accuracy_tta;  ///< of logits averaged over the six views of the peer's recipe
+  std::optional<double> accuracy_tta;   ///< of logits averaged over the six views of the peer's recipe
   std::vector<std::int64_t> confusion;  ///< [classes, classes]: row = true class, column = prediction
   /// Accuracy on the images of one class.
   double class_accuracy(std::int64_t c) const;
@@ -28,8 +28,8 @@ struct EvaluateOptions {
   std::function<bool()> stop;     ///< asked between batches; evaluation gives nothing once it says yes
 };
 
-/// Puts the model into evaluation mode for the time of the call and back into training mode after it. Error where the labels of
-/// the set do not fit the model's classes.
+/// Puts the model into evaluation mode for the time of the call and back into training mode after it. Error where the
+/// labels of the set do not fit the model's classes.
 std::optional<Evaluation> evaluate(Classifier& model, const ImageSet& set, const Normalisation& normalisation,
                                    const EvaluateOptions& options);
 

@@ -10,13 +10,18 @@
 namespace dattn {
 
 nlohmann::json result_options(const TrainOptions& o) {
-  return {{"data", o.data},         {"model", o.model},       {"attention", o.attention}, {"epochs", o.epochs}, {"batch-size", o.batch_size},
-          {"lr-scale", o.lr_scale}, {"seed", o.seed},         {"holdout", o.holdout},     {"ema", o.ema}};
+  return {{"data", o.data},     {"model", o.model},           {"attention", o.attention},
+          {"epochs", o.epochs}, {"batch-size", o.batch_size}, {"lr-scale", o.lr_scale},
+          {"seed", o.seed},     {"holdout", o.holdout},       {"ema", o.ema}};
 }
 
 nlohmann::json all_options(const TrainOptions& o) {
   nlohmann::json all = result_options(o);
-  all.update({{"device", o.device}, {"out", o.out}, {"threads", o.threads}, {"max-steps", o.max_steps}, {"save-every", o.save_every},
+  all.update({{"device", o.device},
+              {"out", o.out},
+              {"threads", o.threads},
+              {"max-steps", o.max_steps},
+              {"save-every", o.save_every},
               {"resume", o.resume}});
   return all;
 }
@@ -43,26 +48,34 @@ ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
   CLI::App app{"Train an image classifier with deformable attention from scratch."};
   const std::vector<std::string> models(std::begin(kModels), std::end(kModels));
   const std::vector<std::string> attentions(std::begin(kAttentions), std::end(kAttentions));
-  const auto positive = CLI::Validator([](std::string& text) {
-    const double value = std::strtod(text.c_str(), nullptr);
-    return value > 0 && std::isfinite(value) ? std::string() : "expected a number above 0, got " + text;
-  }, "NUMBER > 0");
+  const auto positive = CLI::Validator(
+      [](std::string& text) {
+        const double value = std::strtod(text.c_str(), nullptr);
+        return value > 0 && std::isfinite(value) ? std::string() : "expected a number above 0, got " + text;
+      },
+      "NUMBER > 0");
 
   app.option_defaults()->take_last();  // an option given twice counts as given last
-  app.add_option("--data", o.data, "Folder (CIFAR binary files, or train/ and test/ with a folder a class), or cifar10, or synthetic")
+  app.add_option("--data", o.data,
+                 "Folder (CIFAR binary files, or train/ and test/ with a folder a class), or cifar10, or synthetic")
       ->capture_default_str();
   app.add_option("--model", o.model, "Network")->check(CLI::IsMember(models))->capture_default_str();
-  app.add_option("--attention", o.attention, "Attention blocks of dattn_cnn")->check(CLI::IsMember(attentions))->capture_default_str();
+  app.add_option("--attention", o.attention, "Attention blocks of dattn_cnn")
+      ->check(CLI::IsMember(attentions))
+      ->capture_default_str();
   app.add_option("--epochs", o.epochs, "Length of the schedule [the recipe's own]")->check(positive);
-  app.add_option("--batch-size", o.batch_size, "Images a step [the recipe's own]")->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 24));
+  app.add_option("--batch-size", o.batch_size, "Images a step [the recipe's own]")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 24));
   app.add_option("--lr-scale", o.lr_scale, "Factor on all learning rates")->check(positive)->capture_default_str();
   app.add_option("--seed", o.seed, "Seed of everything random")->capture_default_str();
   app.add_option("--holdout", o.holdout, "Training images kept aside to choose best.safetensors by")
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40))->capture_default_str();
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40))
+      ->capture_default_str();
   app.add_option("--out", o.out, "Folder for checkpoints and metrics [runs/<next number>]");
   app.add_flag("--resume", o.resume, "Go on from last.safetensors in --out");
   app.add_option("--device", o.device, "Where to compute")->check(CLI::IsMember({"cpu"}))->capture_default_str();
-  app.add_option("--threads", o.threads, "Threads [all processors]; results do not depend on it")->check(CLI::Range(1, 1024));
+  app.add_option("--threads", o.threads, "Threads [all processors]; results do not depend on it")
+      ->check(CLI::Range(1, 1024));
   app.add_option("--max-steps", o.max_steps, "Stop early after so many steps; the schedule stays that of --epochs")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40));
   app.add_option("--save-every", o.save_every, "Steps between checkpoints [at the end of every epoch]")
@@ -72,7 +85,8 @@ ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
 
   try {
     app.parse(argc, argv);
-    if (o.resume && o.out.empty()) throw CLI::ValidationError("--resume", "needs --out, the folder of the run to go on with");
+    if (o.resume && o.out.empty())
+      throw CLI::ValidationError("--resume", "needs --out, the folder of the run to go on with");
     if (o.attention != "dattention" && o.model != "dattn_cnn") {
       throw CLI::ValidationError("--attention", "belongs to --model dattn_cnn; " + o.model + " has no attention");
     }

@@ -17,19 +17,19 @@ struct TrainOptions {
   std::string data = "synthetic";
   std::string model = "dattn_cnn";
   std::string attention = "dattention";
-  double epochs = 0;             ///< 0: the recipe's own
-  std::int64_t batch_size = 0;   ///< 0: the recipe's own
+  double epochs = 0;            ///< 0: the recipe's own
+  std::int64_t batch_size = 0;  ///< 0: the recipe's own
   double lr_scale = 1;
   std::uint64_t seed = 0;
-  std::int64_t holdout = 0;      ///< training images kept aside to choose the best checkpoint by
+  std::int64_t holdout = 0;  ///< training images kept aside to choose the best checkpoint by
   bool ema = false;
 
   // These do not.
   std::string device = "cpu";
   std::string out;
-  int threads = 0;               ///< 0: all processors
-  std::int64_t max_steps = 0;    ///< 0: no early stop
-  std::int64_t save_every = 0;   ///< steps between saves; 0: at the end of every epoch
+  int threads = 0;              ///< 0: all processors
+  std::int64_t max_steps = 0;   ///< 0: no early stop
+  std::int64_t save_every = 0;  ///< steps between saves; 0: at the end of every epoch
   bool resume = false;
 };
 
@@ -40,8 +40,8 @@ nlohmann::json all_options(const TrainOptions& options);
 /// Sets the options that decide the result from result_options() of a saved run. Error where one is missing.
 void set_result_options(TrainOptions& options, const nlohmann::json& saved);
 
-/// Parses the command line of `train`. `given` receives the names of the options that were written there or in --config.
-/// On --help and on errors it prints and sets `exit_code` (0, or 2 for wrong usage).
+/// Parses the command line of `train`. `given` receives the names of the options that were written there or in
+/// --config. On --help and on errors it prints and sets `exit_code` (0, or 2 for wrong usage).
 struct ParsedTrainOptions {
   TrainOptions options;
   std::vector<std::string> given;

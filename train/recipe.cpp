@@ -1,11 +1,11 @@
 // The recipes.
 //
-// dattn_cnn: airbench94's (arXiv 2404.00498) with attention by AdamW. Filters learn by Muon, biases and head by SGD on the summed
-// loss, everything falling linearly to 0; the whitening bias learns for three epochs. Written for 2,000 images a step; for B it
-// keeps its meaning (docs/training.md): SGD's rates belong to a summed loss and stay, its decay is so much an image; Muon's and
-// AdamW's steps have a length of their own, so their rates go with sqrt(B / 2000), as does AdamW's decay; the warm-up is 40,000
-// images long.
-// resnet18: SGD with Nesterov momentum on the mean loss, rate proportional to B, a short warm-up, then a cosine.
+// dattn_cnn: airbench94's (arXiv 2404.00498) with attention by AdamW. Filters learn by Muon, biases and head by SGD on
+// the summed loss, everything falling linearly to 0; the whitening bias learns for three epochs. Written for 2,000
+// images a step; for B it keeps its meaning (docs/training.md): SGD's rates belong to a summed loss and stay, its decay
+// is so much an image; Muon's and AdamW's steps have a length of their own, so their rates go with sqrt(B / 2000), as
+// does AdamW's decay; the warm-up is 40,000 images long. resnet18: SGD with Nesterov momentum on the mean loss, rate
+// proportional to B, a short warm-up, then a cosine.
 #include "train/recipe.h"
 
 #include <algorithm>
@@ -40,7 +40,8 @@ void append(std::vector<NamedParameter>& to, std::vector<NamedParameter> from) {
 
 class DattnCnnRecipe final : public Recipe {
  public:
-  DattnCnnRecipe(const TrainOptions& options, const RecipePlan& plan, DattnCnn& model, std::int64_t steps, std::int64_t steps_per_epoch)
+  DattnCnnRecipe(const TrainOptions& options, const RecipePlan& plan, DattnCnn& model, std::int64_t steps,
+                 std::int64_t steps_per_epoch)
       : Recipe(groups_of(model)),
         whiten_bias_(model.whiten.bias),
         whiten_steps_(kWhitenEpochs * steps_per_epoch),
@@ -59,11 +60,15 @@ class DattnCnnRecipe final : public Recipe {
                                                              {flat().group(kHead), head_lr_, decay / kHeadLr}},
                                  SgdOptions{.momentum = 0.85, .nesterov = true});
     muon_ = std::make_unique<Muon>(std::vector<ParameterGroup>{{flat().group(kFilters), filter_lr_}},
-                                   MuonOptions{.momentum = 0.6, .nesterov = true, .newton_schulz = {.steps = 3}, .scale = MuonScale::none,
+                                   MuonOptions{.momentum = 0.6,
+                                               .nesterov = true,
+                                               .newton_schulz = {.steps = 3},
+                                               .scale = MuonScale::none,
                                                .normalise_weights = true});
     if (model.attention1 || model.attention2) {
-      adamw_ = std::make_unique<AdamW>(std::vector<ParameterGroup>{{flat().group(kAttention), attention_lr_, 0.01 * root, 1 / batch}},
-                                       AdamOptions{.beta1 = 0.9, .beta2 = 0.95});
+      adamw_ = std::make_unique<AdamW>(
+          std::vector<ParameterGroup>{{flat().group(kAttention), attention_lr_, 0.01 * root, 1 / batch}},
+          AdamOptions{.beta1 = 0.9, .beta2 = 0.95});
     }
   }
 
@@ -86,7 +91,8 @@ class DattnCnnRecipe final : public Recipe {
   }
 
  private:
-  static constexpr double kBatch = 2000, kDecay = 2e-6, kBiasLr = 0.053, kHeadLr = 0.67, kFilterLr = 0.24, kAttentionLr = 2e-3;
+  static constexpr double kBatch = 2000, kDecay = 2e-6, kBiasLr = 0.053, kHeadLr = 0.67, kFilterLr = 0.24,
+                          kAttentionLr = 2e-3;
   static constexpr double kWarmUpImages = 40000;
   static constexpr std::int64_t kWhitenEpochs = 3;
   enum Group : std::size_t { kWhiten, kNorms, kHead, kFilters, kAttention };
@@ -102,7 +108,8 @@ class DattnCnnRecipe final : public Recipe {
     add_group("group1", model.group1);
     add_group("group2", model.group2);
     add_group("group3", model.group3);
-    for (auto [name, block] : {std::pair("attention1", &model.attention1), std::pair("attention2", &model.attention2)}) {
+    for (auto [name, block] :
+         {std::pair("attention1", &model.attention1), std::pair("attention2", &model.attention2)}) {
       append(groups[kAttention], members(name, *block, {Role::matrix, Role::vector, Role::table}));
     }
     if (groups[kAttention].empty()) groups.pop_back();
@@ -122,7 +129,8 @@ class DattnCnnRecipe final : public Recipe {
 
 class Resnet18Recipe final : public Recipe {
  public:
-  Resnet18Recipe(const TrainOptions& options, const RecipePlan& plan, Classifier& model, std::int64_t steps, std::int64_t steps_per_epoch)
+  Resnet18Recipe(const TrainOptions& options, const RecipePlan& plan, Classifier& model, std::int64_t steps,
+                 std::int64_t steps_per_epoch)
       : Recipe(group_by_role(parameters(model), {{Role::matrix}, {Role::vector}})) {
     const double lr = kLr * options.lr_scale * static_cast<double>(plan.batch_size) / kBatch;
     rate_ = schedule::warm_up(steps_per_epoch, schedule::cosine(lr, 0, steps));
@@ -150,9 +158,15 @@ class Resnet18Recipe final : public Recipe {
 RecipePlan plan_recipe(const TrainOptions& options) {
   RecipePlan plan;
   if (options.model == "resnet18") {
-    plan = {.epochs = 30, .batch_size = 128, .reduction = Reduction::mean, .augment = {.translate = 4, .flip = Flip::random}};
+    plan = {.epochs = 30,
+            .batch_size = 128,
+            .reduction = Reduction::mean,
+            .augment = {.translate = 4, .flip = Flip::random}};
   } else {
-    plan = {.epochs = 8, .batch_size = 2000, .label_smoothing = 0.2, .reduction = Reduction::sum,
+    plan = {.epochs = 8,
+            .batch_size = 2000,
+            .label_smoothing = 0.2,
+            .reduction = Reduction::sum,
             .augment = {.translate = 2, .flip = Flip::alternating}};
     if (options.data == "synthetic") plan.epochs = 0.8, plan.batch_size = 200;  // a minute or two on two cores
   }
@@ -174,9 +188,10 @@ std::vector<NamedTensor> Recipe::state() {
   return all;
 }
 
-std::unique_ptr<Recipe> make_recipe(const TrainOptions& options, const RecipePlan& plan, Classifier& model, std::int64_t steps,
-                                    std::int64_t steps_per_epoch) {
-  if (auto* cnn = dynamic_cast<DattnCnn*>(&model)) return std::make_unique<DattnCnnRecipe>(options, plan, *cnn, steps, steps_per_epoch);
+std::unique_ptr<Recipe> make_recipe(const TrainOptions& options, const RecipePlan& plan, Classifier& model,
+                                    std::int64_t steps, std::int64_t steps_per_epoch) {
+  if (auto* cnn = dynamic_cast<DattnCnn*>(&model))
+    return std::make_unique<DattnCnnRecipe>(options, plan, *cnn, steps, steps_per_epoch);
   return std::make_unique<Resnet18Recipe>(options, plan, model, steps, steps_per_epoch);
 }
 

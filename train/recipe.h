@@ -47,8 +47,9 @@ class Recipe {
   FlatParameters flat_;
 };
 
-/// Makes the optimizers for a model. `steps` is the length of the schedule, `steps_per_epoch` counts for what ends by epochs.
-std::unique_ptr<Recipe> make_recipe(const TrainOptions& options, const RecipePlan& plan, Classifier& model, std::int64_t steps,
-                                    std::int64_t steps_per_epoch);
+/// Makes the optimizers for a model. `steps` is the length of the schedule, `steps_per_epoch` counts for what ends by
+/// epochs.
+std::unique_ptr<Recipe> make_recipe(const TrainOptions& options, const RecipePlan& plan, Classifier& model,
+                                    std::int64_t steps, std::int64_t steps_per_epoch);
 
 }  // namespace dattn

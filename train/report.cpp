@@ -30,7 +30,13 @@ std::string bar(double fraction, int width) {
 }  // namespace
 
 Progress::Progress(std::int64_t epoch, std::int64_t epochs, std::int64_t done, std::int64_t total, bool terminal)
-    : epoch_(epoch), epochs_(epochs), first_(done), total_(total), terminal_(terminal), start_(Clock::now()), last_(start_) {}
+    : epoch_(epoch),
+      epochs_(epochs),
+      first_(done),
+      total_(total),
+      terminal_(terminal),
+      start_(Clock::now()),
+      last_(start_) {}
 
 Progress::~Progress() { clear(); }
 
@@ -39,9 +45,10 @@ void Progress::update(std::int64_t step, double loss, double accuracy, double im
   const bool first = step == first_ + 1;
   if (!first && seconds_between(last_, now) < (terminal_ ? kBarSeconds : kPlainSeconds)) return;
   last_ = now;
-  const double left = seconds_between(start_, now) / static_cast<double>(step - first_) * static_cast<double>(total_ - step);
-  const std::string numbers = fmt::format("step {}/{}  {:.0f} images/s  loss {:.4f}  accuracy {:5.2f} %  {} left", step, total_,
-                                          images_per_second, loss, 100 * accuracy, duration(left));
+  const double left =
+      seconds_between(start_, now) / static_cast<double>(step - first_) * static_cast<double>(total_ - step);
+  const std::string numbers = fmt::format("step {}/{}  {:.0f} images/s  loss {:.4f}  accuracy {:5.2f} %  {} left", step,
+                                          total_, images_per_second, loss, 100 * accuracy, duration(left));
   const std::string head = fmt::format("epoch {}/{} ", epoch_, epochs_);
   if (!terminal_) {
     fmt::print("{} {}\n", head, numbers);
@@ -50,7 +57,8 @@ void Progress::update(std::int64_t step, double loss, double accuracy, double im
   }
   const int room = terminal_width() - static_cast<int>(head.size() + numbers.size()) - 5;
   const double fraction = static_cast<double>(step) / static_cast<double>(total_);
-  std::string line = room >= 5 ? fmt::format("{}[{}]  {}", head, bar(fraction, std::min(room, 30)), numbers) : head + numbers;
+  std::string line =
+      room >= 5 ? fmt::format("{}[{}]  {}", head, bar(fraction, std::min(room, 30)), numbers) : head + numbers;
   line.resize(std::min(line.size(), static_cast<std::size_t>(terminal_width() - 1)));
   fmt::print("\r{}\033[K", line);
   std::fflush(stdout);

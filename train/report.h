@@ -7,8 +7,8 @@
 
 namespace dattn {
 
-/// Progress of one epoch. On a terminal a bar is redrawn in place at most ten times a second; elsewhere a line is written every
-/// `kPlainSeconds`.
+/// Progress of one epoch. On a terminal a bar is redrawn in place at most ten times a second; elsewhere a line is
+/// written every `kPlainSeconds`.
 class Progress {
  public:
   /// `done` steps of the run's `total` are behind when it starts.

@@ -18,7 +18,8 @@ Conv2d plain_conv(std::int64_t in, std::int64_t out, std::int64_t kernel, std::i
   return conv;
 }
 
-std::optional<BasicBlock::Downsample> make_downsample(std::int64_t in, std::int64_t out, std::int64_t stride, Random& random) {
+std::optional<BasicBlock::Downsample> make_downsample(std::int64_t in, std::int64_t out, std::int64_t stride,
+                                                      Random& random) {
   if (in == out && stride == 1) return std::nullopt;
   return BasicBlock::Downsample{plain_conv(in, out, 1, stride, random), BatchNorm2d(out)};
 }

@@ -1,4 +1,5 @@
-// ResNet-18 in its CIFAR form (He et al., arXiv 1512.03385): a 3x3 stem without pooling, four stages of two basic blocks.
+// ResNet-18 in its CIFAR form (He et al., arXiv 1512.03385): a 3x3 stem without pooling, four stages of two basic
+// blocks.
 #pragma once
 
 #include <optional>

@@ -49,25 +49,29 @@ std::string first_free_folder() {
 
 RunFolder::RunFolder(const TrainOptions& options) : path_(options.out.empty() ? first_free_folder() : options.out) {
   const bool there = fs::exists(last());
-  check(!options.resume || there, "resume: nothing to resume, {} is not there\nhint: leave --resume out to begin a run", last());
-  check(options.resume || !there, "{}: holds a run already ({})\nhint: --resume goes on with it; or choose another --out", path_,
+  check(!options.resume || there, "resume: nothing to resume, {} is not there\nhint: leave --resume out to begin a run",
         last());
+  check(options.resume || !there,
+        "{}: holds a run already ({})\nhint: --resume goes on with it; or choose another --out", path_, last());
   std::error_code error;
   fs::create_directories(path_, error);
-  check(!error && fs::is_directory(path_), "{}: the folder cannot be made ({})", path_, error ? error.message() : "it is a file");
+  check(!error && fs::is_directory(path_), "{}: the folder cannot be made ({})", path_,
+        error ? error.message() : "it is a file");
 }
 
 void RunFolder::write_metrics(const std::vector<MetricsRow>& rows) const {
   std::string text = kHeader;
   for (const MetricsRow& r : rows) {
-    text += fmt::format("{},{},{:.3f},{:.6g},{:.6f},{:.6f},{:.6f},{:.6f},{:.6f},{:.1f}\n", r.epoch, r.step, r.seconds, r.lr,
-                        r.train_loss, r.train_accuracy, r.test_loss, r.test_accuracy, r.test_accuracy_tta, r.images_per_second);
+    text += fmt::format("{},{},{:.3f},{:.6g},{:.6f},{:.6f},{:.6f},{:.6f},{:.6f},{:.1f}\n", r.epoch, r.step, r.seconds,
+                        r.lr, r.train_loss, r.train_accuracy, r.test_loss, r.test_accuracy, r.test_accuracy_tta,
+                        r.images_per_second);
   }
   write_text(path_ + "/metrics.csv", text);
 }
 
 void RunFolder::write_run(const nlohmann::json& options, const nlohmann::json& facts) const {
-  nlohmann::json run = {{"options", options}, {"version", version()}, {"compiler", compiler_name()}, {"processor", processor_name()}};
+  nlohmann::json run = {
+      {"options", options}, {"version", version()}, {"compiler", compiler_name()}, {"processor", processor_name()}};
   run.update(facts);
   write_text(path_ + "/run.json", run.dump(2) + "\n");
 }

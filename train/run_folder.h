@@ -16,13 +16,13 @@ struct MetricsRow {
   double seconds = 0, lr = 0, train_loss = 0, train_accuracy = 0;
   double test_loss = 0, test_accuracy = 0, test_accuracy_tta = 0, images_per_second = 0;
 };
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MetricsRow, epoch, step, seconds, lr, train_loss, train_accuracy, test_loss, test_accuracy,
-                                   test_accuracy_tta, images_per_second)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MetricsRow, epoch, step, seconds, lr, train_loss, train_accuracy, test_loss,
+                                   test_accuracy, test_accuracy_tta, images_per_second)
 
 class RunFolder {
  public:
-  /// The folder of a run: made where it is missing. A new run does not go into a folder that holds a checkpoint; a resumed one
-  /// needs one. An empty `out` is the first free runs/1, runs/2, ...
+  /// The folder of a run: made where it is missing. A new run does not go into a folder that holds a checkpoint; a
+  /// resumed one needs one. An empty `out` is the first free runs/1, runs/2, ...
   explicit RunFolder(const TrainOptions& options);
 
   const std::string& path() const { return path_; }

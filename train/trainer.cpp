@@ -37,7 +37,8 @@ std::string percent(double fraction) { return fmt::format("{:.2f} %", 100 * frac
 
 // --- building and restoring ---
 
-Trainer::Trainer(TrainOptions options, const std::vector<std::string>& given) : options_(std::move(options)), folder_(options_) {
+Trainer::Trainer(TrainOptions options, const std::vector<std::string>& given)
+    : options_(std::move(options)), folder_(options_) {
   if (options_.threads > 0) set_thread_count(options_.threads);
   options_.out = folder_.path();
   if (options_.resume) {
@@ -58,7 +59,8 @@ void Trainer::refuse_other_options(const nlohmann::json& saved, const std::vecto
     if (!asked.contains(name) || !saved.contains(name) || asked[name] == saved[name]) continue;
     differences += fmt::format("\n  --{}: the run has {}, asked for {}", name, saved[name].dump(), asked[name].dump());
   }
-  check(differences.empty(), "resume: other options than those of the run in {}:{}\nhint: leave them out", folder_.path(), differences);
+  check(differences.empty(), "resume: other options than those of the run in {}:{}\nhint: leave them out",
+        folder_.path(), differences);
 }
 
 void Trainer::build() {
@@ -73,15 +75,20 @@ void Trainer::build() {
   options_.epochs = plan_.epochs;
   options_.batch_size = plan_.batch_size;
   steps_per_epoch_ = data_.train.count() / plan_.batch_size;
-  check(steps_per_epoch_ > 0, "--batch-size: {} images a step, but only {} to train on", plan_.batch_size, data_.train.count());
+  check(steps_per_epoch_ > 0, "--batch-size: {} images a step, but only {} to train on", plan_.batch_size,
+        data_.train.count());
   total_steps_ = static_cast<std::int64_t>(std::ceil(plan_.epochs * static_cast<double>(steps_per_epoch_)));
 
   Random random(options_.seed, Purpose::init);
   model_ = make_model({options_.model, options_.attention, data_.train.classes()}, random);
   recipe_ = make_recipe(options_, plan_, *model_, total_steps_, steps_per_epoch_);
-  model_->init_from_data(normalise(data_.train.images.slice(0, std::min(kWhiteningImages, data_.train.count())), data_.normalisation));
-  if (options_.ema) averages_ = std::make_unique<Ema>(recipe_->flat(), buffers(*model_), EmaOptions{.decay = kEmaDecay, .warm_up = true});
-  loader_ = std::make_unique<Loader>(data_.train, data_.normalisation, training_options(plan_.batch_size, options_.seed, plan_.augment));
+  model_->init_from_data(
+      normalise(data_.train.images.slice(0, std::min(kWhiteningImages, data_.train.count())), data_.normalisation));
+  if (options_.ema)
+    averages_ =
+        std::make_unique<Ema>(recipe_->flat(), buffers(*model_), EmaOptions{.decay = kEmaDecay, .warm_up = true});
+  loader_ = std::make_unique<Loader>(data_.train, data_.normalisation,
+                                     training_options(plan_.batch_size, options_.seed, plan_.augment));
 }
 
 void Trainer::restore(const Checkpoint& checkpoint) {
@@ -94,7 +101,8 @@ void Trainer::restore(const Checkpoint& checkpoint) {
     fail("resume: the state in {} cannot be read ({})", folder_.last(), e.what());
   }
   // A row that --max-steps wrote in the middle of an epoch gives way to the epoch's own.
-  if (!state_.rows.empty() && state_.rows.back().step % steps_per_epoch_ != 0 && state_.rows.back().step != total_steps_) {
+  if (!state_.rows.empty() && state_.rows.back().step % steps_per_epoch_ != 0 &&
+      state_.rows.back().step != total_steps_) {
     state_.rows.pop_back();
   }
   loader_->seek({state_.step / steps_per_epoch_, state_.step % steps_per_epoch_});
@@ -105,7 +113,8 @@ std::vector<NamedTensor> Trainer::averaged_tensors() {
   if (!averages_) return {};
   auto tensors = model_tensors(*model_);
   for (const auto& [name, average] : averages_->state()) {
-    const auto same = std::find_if(tensors.begin(), tensors.end(), [&wanted = name](const NamedTensor& t) { return t.name == wanted; });
+    const auto same = std::find_if(tensors.begin(), tensors.end(),
+                                   [&wanted = name](const NamedTensor& t) { return t.name == wanted; });
     if (same != tensors.end()) same->tensor = average;
   }
   return tensors;
@@ -139,7 +148,8 @@ void Trainer::train_step() {
   set_random_step(options_.seed, static_cast<std::uint64_t>(state_.step));
   recipe_->prepare(state_.step);
   const Tensor logits = model_->forward(batch.images);  // [B,classes]
-  const Tensor loss = cross_entropy(logits, batch.targets ? batch.targets : batch.labels, plan_.label_smoothing, plan_.reduction);
+  const Tensor loss =
+      cross_entropy(logits, batch.targets ? batch.targets : batch.labels, plan_.label_smoothing, plan_.reduction);
   const double value = loss.item();
   if (!std::isfinite(value)) report_lost_numbers(batch, value);
   backward(loss);
@@ -167,8 +177,8 @@ void Trainer::report_lost_numbers(const Batch& batch, double loss) {
     }
     table += fmt::format("\n  {:<24}  {:>18.4g}  {:>16.4g}", layer, largest, gradient);
   }
-  fail("the loss is {} at step {}, learning rate {:.4g}{}\nhint: try a smaller --lr-scale; {}", std::abs(loss), state_.step + 1,
-       recipe_->learning_rate(), table,
+  fail("the loss is {} at step {}, learning rate {:.4g}{}\nhint: try a smaller --lr-scale; {}", std::abs(loss),
+       state_.step + 1, recipe_->learning_rate(), table,
        saved_step_ < 0 ? "nothing was saved yet" : fmt::format("{} holds step {}", folder_.last(), saved_step_));
 }
 
@@ -179,9 +189,11 @@ void Trainer::close_epoch(bool whole) {
   const auto row = evaluate_epoch();
   if (!row) return;
   state_.rows.push_back(*row);
-  fmt::print("epoch {:>3}  step {:>6}  train: loss {:.4f} accuracy {:>7}  test: loss {:.4f} accuracy {:>7} augmented {:>7}  {:.0f} images/s  {}\n",
-             row->epoch, row->step, row->train_loss, percent(row->train_accuracy), row->test_loss, percent(row->test_accuracy),
-             percent(row->test_accuracy_tta), row->images_per_second, duration(row->seconds));
+  fmt::print(
+      "epoch {:>3}  step {:>6}  train: loss {:.4f} accuracy {:>7}  test: loss {:.4f} accuracy {:>7} augmented {:>7}  "
+      "{:.0f} images/s  {}\n",
+      row->epoch, row->step, row->train_loss, percent(row->train_accuracy), row->test_loss, percent(row->test_accuracy),
+      percent(row->test_accuracy_tta), row->images_per_second, duration(row->seconds));
   std::fflush(stdout);
   if (whole) {
     state_.loss = state_.epoch_seconds = 0;
@@ -210,20 +222,31 @@ std::optional<MetricsRow> Trainer::evaluate_epoch() {
     fmt::print("held-out images: loss {:.4f} accuracy {}\n", chosen_by->loss, percent(chosen_by->accuracy));
   }
   const auto n = static_cast<double>(state_.images);
-  return MetricsRow{(state_.step - 1) / steps_per_epoch_ + 1, state_.step,      state_.seconds,
-                    state_.lr,                                state_.loss / n,  static_cast<double>(state_.correct) / n,
-                    test->loss,                               test->accuracy,   *test->accuracy_tta,
+  return MetricsRow{(state_.step - 1) / steps_per_epoch_ + 1,
+                    state_.step,
+                    state_.seconds,
+                    state_.lr,
+                    state_.loss / n,
+                    static_cast<double>(state_.correct) / n,
+                    test->loss,
+                    test->accuracy,
+                    *test->accuracy_tta,
                     n / state_.epoch_seconds};
 }
 
 void Trainer::save(const std::string& path) {
   const auto model = model_tensors(*model_);
   for (const auto& [name, x] : model) {
-    check(std::isfinite(largest_magnitude(x)), "{} is not finite after step {}, learning rate {:.4g}, so nothing is saved\n"
-          "hint: try a smaller --lr-scale", name, state_.step, state_.lr);
+    check(std::isfinite(largest_magnitude(x)),
+          "{} is not finite after step {}, learning rate {:.4g}, so nothing is saved\n"
+          "hint: try a smaller --lr-scale",
+          name, state_.step, state_.lr);
   }
-  const CheckpointInfo info{{options_.model, options_.attention, data_.train.classes()}, data_.train.class_names, data_.normalisation,
-                            result_options(options_), state_};
+  const CheckpointInfo info{{options_.model, options_.attention, data_.train.classes()},
+                            data_.train.class_names,
+                            data_.normalisation,
+                            result_options(options_),
+                            state_};
   write_checkpoint(path, info, model, averaged_tensors(), optimizer_tensors());
   saved_step_ = state_.step;
 }
@@ -258,8 +281,8 @@ int Trainer::run() {
   progress_.reset();
   if (signalled) {
     save(folder_.last());
-    fmt::print("stopped by a signal; {} holds step {} of {}\ngo on with: train --out {} --resume\n", folder_.last(), state_.step,
-               total_steps_, folder_.path());
+    fmt::print("stopped by a signal; {} holds step {} of {}\ngo on with: train --out {} --resume\n", folder_.last(),
+               state_.step, total_steps_, folder_.path());
     return kInterrupted;
   }
   print_end();
@@ -267,43 +290,52 @@ int Trainer::run() {
 }
 
 void Trainer::begin_progress() {
-  if (!progress_) progress_ = std::make_unique<Progress>(epoch() + 1, epochs(), state_.step, total_steps_, stdout_is_terminal());
+  if (!progress_)
+    progress_ = std::make_unique<Progress>(epoch() + 1, epochs(), state_.step, total_steps_, stdout_is_terminal());
 }
 
 void Trainer::show_progress() {
   const auto images = static_cast<double>(state_.images);
-  progress_->update(state_.step, state_.loss / images, static_cast<double>(state_.correct) / images, images / state_.epoch_seconds);
+  progress_->update(state_.step, state_.loss / images, static_cast<double>(state_.correct) / images,
+                    images / state_.epoch_seconds);
 }
 
 void Trainer::write_run_json() const {
-  folder_.write_run(all_options(options_),
-                    {{"seed", options_.seed},
-                     {"threads", thread_count()},
-                     {"data", {{"name", data_.name}, {"train_images", data_.train.count()}, {"held_out_images", held_out_.images ? held_out_.count() : 0},
-                               {"test_images", data_.test.count()}, {"classes", data_.train.class_names}}},
-                     {"parameters", parameter_count(*model_)},
-                     {"steps", total_steps_},
-                     {"steps_per_epoch", steps_per_epoch_}});
+  folder_.write_run(all_options(options_), {{"seed", options_.seed},
+                                            {"threads", thread_count()},
+                                            {"data",
+                                             {{"name", data_.name},
+                                              {"train_images", data_.train.count()},
+                                              {"held_out_images", held_out_.images ? held_out_.count() : 0},
+                                              {"test_images", data_.test.count()},
+                                              {"classes", data_.train.class_names}}},
+                                            {"parameters", parameter_count(*model_)},
+                                            {"steps", total_steps_},
+                                            {"steps_per_epoch", steps_per_epoch_}});
 }
 
 void Trainer::print_plan() const {
   const std::string attention = options_.model == "dattn_cnn" ? " with attention " + options_.attention : "";
-  fmt::print("data        {} ({} training, {} test images, {} classes)\n", data_.name, data_.train.count(), data_.test.count(),
-             data_.train.classes());
+  fmt::print("data        {} ({} training, {} test images, {} classes)\n", data_.name, data_.train.count(),
+             data_.test.count(), data_.train.classes());
   fmt::print("model       {}{}, {} parameters\n", options_.model, attention, parameter_count(*model_));
-  fmt::print("schedule    {} steps of {} images, {:g} epochs, seed {}\n", total_steps_, plan_.batch_size, plan_.epochs, options_.seed);
+  fmt::print("schedule    {} steps of {} images, {:g} epochs, seed {}\n", total_steps_, plan_.batch_size, plan_.epochs,
+             options_.seed);
   fmt::print("machine     {}, {} threads\n", processor_name(), thread_count());
-  fmt::print("folder      {}{}\n", folder_.path(), state_.step > 0 ? fmt::format(", going on from step {}", state_.step) : "");
+  fmt::print("folder      {}{}\n", folder_.path(),
+             state_.step > 0 ? fmt::format(", going on from step {}", state_.step) : "");
   std::fflush(stdout);
 }
 
 void Trainer::print_end() const {
   if (!state_.rows.empty()) {
     const MetricsRow& row = state_.rows.back();
-    fmt::print("test accuracy {}, {} with test-time augmentation, after {} of {} steps and {} of training\n", percent(row.test_accuracy),
-               percent(row.test_accuracy_tta), row.step, total_steps_, duration(row.seconds));
+    fmt::print("test accuracy {}, {} with test-time augmentation, after {} of {} steps and {} of training\n",
+               percent(row.test_accuracy), percent(row.test_accuracy_tta), row.step, total_steps_,
+               duration(row.seconds));
   }
-  fmt::print("checkpoint    {}\ntry next      ./run eval --checkpoint {} --data {}\n", folder_.last(), folder_.last(), options_.data);
+  fmt::print("checkpoint    {}\ntry next      ./run eval --checkpoint {} --data {}\n", folder_.last(), folder_.last(),
+             options_.data);
 }
 
 }  // namespace dattn

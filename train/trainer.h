@@ -29,16 +29,17 @@ class Trainer {
  private:
   // What a checkpoint holds beside tensors: the place in the run, and sums over the epoch so far.
   struct State {
-    std::int64_t step = 0;             // steps taken
-    double seconds = 0;                // of training
-    double loss = 0;                   // summed over the images of this epoch
+    std::int64_t step = 0;  // steps taken
+    double seconds = 0;     // of training
+    double loss = 0;        // summed over the images of this epoch
     std::int64_t correct = 0, images = 0;
     double epoch_seconds = 0;
     double held_out = -1, best_held_out = -1;  // accuracy on the held-out images, last and best
     double lr = 0;
     std::vector<MetricsRow> rows;
   };
-  NLOHMANN_DEFINE_TYPE_INTRUSIVE(State, step, seconds, loss, correct, images, epoch_seconds, held_out, best_held_out, lr, rows)
+  NLOHMANN_DEFINE_TYPE_INTRUSIVE(State, step, seconds, loss, correct, images, epoch_seconds, held_out, best_held_out,
+                                 lr, rows)
 
   void build();
   void restore(const Checkpoint& checkpoint);
@@ -56,8 +57,8 @@ class Trainer {
   void show_progress();
   [[noreturn]] void report_lost_numbers(const Batch& batch, double loss);
 
-  /// Evaluates, notes a row and saves; does nothing where a signal comes first. A row in the middle of an epoch (--max-steps)
-  /// leaves the epoch's sums as they are.
+  /// Evaluates, notes a row and saves; does nothing where a signal comes first. A row in the middle of an epoch
+  /// (--max-steps) leaves the epoch's sums as they are.
   void close_epoch(bool whole);
   std::optional<MetricsRow> evaluate_epoch();
   void save(const std::string& path);
