@@ -1,7 +1,8 @@
 # A room is one folder of the tree and one static library: dattn_core, dattn_layers, ... (see docs/design.md).
 
 add_library(dattn_flags INTERFACE)
-target_compile_options(dattn_flags INTERFACE -Wall -Wextra -Wshadow $<$<BOOL:${DATTN_WERROR}>:-Werror>)
+# A product and a sum are one rounding only where the code says so: the same arithmetic with and without SIMD.
+target_compile_options(dattn_flags INTERFACE -Wall -Wextra -Wshadow -ffp-contract=off $<$<BOOL:${DATTN_WERROR}>:-Werror>)
 # Instruction sets compiled for x86-64: SSE2, AVX2 and AVX-512. The two between SSE2 and AVX2 are left to SSE2.
 target_compile_definitions(dattn_flags INTERFACE "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4)")
 if(DATTN_SANITIZE)

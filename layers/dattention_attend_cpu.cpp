@@ -138,28 +138,27 @@ struct ForwardBuffers {
 
 // Mix and lse of the queries of one tile, over all samples. `t` comes with its queries set.
 template <typename T>
-void attend_tile(const Plan& plan, const Bias<T>& bias, const DropoutMask& dropout, Tile t,
-                 ForwardBuffers<T>& buffers) {
+void attend_tile(const Plan& plan, const Bias<T>& bias, const DropoutMask& dropout, Tile t, ForwardBuffers<T>& b) {
   const std::int64_t hd = plan.head_channels, width = tile_count(t.queries, lane_count<T>()) * lane_count<T>();
-  std::fill_n(buffers.mix.data(), buffers.mix.size(), T(0));
-  std::fill_n(buffers.most.data(), buffers.most.size(), std::numeric_limits<T>::lowest());
-  std::fill_n(buffers.sum.data(), buffers.sum.size(), T(0));
-  T* s = buffers.scores.data();
+  std::fill_n(b.mix.data(), b.mix.size(), T(0));
+  std::fill_n(b.most.data(), b.most.size(), std::numeric_limits<T>::lowest());
+  std::fill_n(b.sum.data(), b.sum.size(), T(0));
+  T* s = b.scores.data();
   for (t.sample = 0; t.sample < plan.samples; t.sample += kTileSamples) {
     t.samples = std::min(kTileSamples, plan.samples - t.sample);
+    const T *keys = b.keys.data() + t.sample * hd, *values = b.values.data() + t.sample * hd;
     const bool biased = bias_forward(bias, t, s);
-    small_product<T>(t.samples, width, hd, {buffers.keys.data() + t.sample * hd, hd, 1}, buffers.q.data(), t.stride, s,
-                     t.stride,
-                     biased);  // (6)
-    softmax_step(t, hd, s, buffers.most.data(), buffers.sum.data(), buffers.mix.data());
+    // (6)
+    small_product<T>(t.samples, width, hd, {keys, hd, 1}, b.q.data(), t.stride, s, t.stride, biased);
+    softmax_step(t, hd, s, b.most.data(), b.sum.data(), b.mix.data());
     if (dropout.drops()) {
-      fill_mask(plan, dropout, t, buffers.mask.data());
-      multiply_tile(t, buffers.mask.data(), s);
+      fill_mask(plan, dropout, t, b.mask.data());
+      multiply_tile(t, b.mask.data(), s);
     }
-    small_product<T>(hd, width, t.samples, {buffers.values.data() + t.sample * hd, 1, hd}, s, t.stride,
-                     buffers.mix.data(), t.stride, true);  // (9)
+    // (9)
+    small_product<T>(hd, width, t.samples, {values, 1, hd}, s, t.stride, b.mix.data(), t.stride, true);
   }
-  softmax_finish(t, hd, buffers.sum.data(), buffers.most.data(), buffers.mix.data());
+  softmax_finish(t, hd, b.sum.data(), b.most.data(), b.mix.data());
 }
 
 // The forward pass as tasks see it.
@@ -254,23 +253,22 @@ void attend_tile_backward(const Plan& plan, const Bias<T>& bias, const DropoutMa
   std::fill_n(b.dq.data(), b.dq.size(), T(0));
   for (t.sample = 0; t.sample < plan.samples; t.sample += kTileSamples) {
     t.samples = std::min(kTileSamples, plan.samples - t.sample);
-    const std::int64_t first = t.sample * hd;
+    const T *keys = b.keys.data() + t.sample * hd, *values = b.values.data() + t.sample * hd;
+    T *dkeys = b.dkeys.data() + t.sample * hd, *dvalues = b.dvalues.data() + t.sample * hd;
     const bool biased = bias_forward(bias, t, s);
-    small_product<T>(t.samples, width, hd, {b.keys.data() + first, hd, 1}, b.q.data(), t.stride, s, t.stride, biased);
-    small_product<T>(t.samples, width, hd, {b.values.data() + first, hd, 1}, b.dmix.data(), t.stride, ds, t.stride,
-                     false);
+    // (6), and the products of (17)
+    small_product<T>(t.samples, width, hd, {keys, hd, 1}, b.q.data(), t.stride, s, t.stride, biased);
+    small_product<T>(t.samples, width, hd, {values, hd, 1}, b.dmix.data(), t.stride, ds, t.stride, false);
     if (dropout.drops()) {
       fill_mask(plan, dropout, t, b.mask.data());
       multiply_tile(t, b.mask.data(), ds);
     }
     softmax_backward(t, b.lse.data(), b.delta.data(), s, ds);
     if (dropout.drops()) multiply_tile(t, b.mask.data(), s);
-    small_product<T>(t.samples, hd, t.queries, {s, t.stride, 1}, b.dmix_rows.data(), hd, b.dvalues.data() + first, hd,
-                     true);  // (16)
-    small_product<T>(hd, width, t.samples, {b.keys.data() + first, 1, hd}, ds, t.stride, b.dq.data(), t.stride,
-                     true);  // (20)
-    small_product<T>(t.samples, hd, t.queries, {ds, t.stride, 1}, b.q_rows.data(), hd, b.dkeys.data() + first, hd,
-                     true);  // (21)
+    // (16), (20), (21)
+    small_product<T>(t.samples, hd, t.queries, {s, t.stride, 1}, b.dmix_rows.data(), hd, dvalues, hd, true);
+    small_product<T>(hd, width, t.samples, {keys, 1, hd}, ds, t.stride, b.dq.data(), t.stride, true);
+    small_product<T>(t.samples, hd, t.queries, {ds, t.stride, 1}, b.q_rows.data(), hd, dkeys, hd, true);
     bias_backward(bias, t, ds, gradient);
   }
 }
@@ -329,40 +327,45 @@ void fold(const T* x, std::int64_t count, std::int64_t n, T* y) {
 template <typename T>
 void fold_positions(const Plan& plan, const Bias<T>& bias, Partials<T>& partials, T* dpositions) {
   const T* parts = partials.dpositions.data();
-  for (std::int64_t n = 0; n < plan.images; ++n) {
+  parallel_for(plan.images, 1, [&](std::int64_t n, std::int64_t) HWY_ATTR {
+    T* image = dpositions + n * plan.samples * bias.groups * 2;
     for (std::int64_t i = 0; i < plan.samples * bias.groups * 2; ++i) {
       const std::int64_t sample = i / 2 / bias.groups, group = i / 2 % bias.groups;
-      T sum = 0;
-      for (std::int64_t chunk = 0; chunk < plan.chunks; ++chunk) {
-        for (std::int64_t m = group * bias.per_group; m < (group + 1) * bias.per_group; ++m) {
-          sum += parts[chunk * partials.positions + ((n * plan.heads + m) * plan.samples + sample) * 2 + i % 2];
-        }
+      image[i] = 0;
+      for (std::int64_t part = 0; part < plan.chunks * bias.per_group; ++part) {
+        const std::int64_t chunk = part / bias.per_group, m = group * bias.per_group + part % bias.per_group;
+        image[i] += parts[chunk * partials.positions + ((n * plan.heads + m) * plan.samples + sample) * 2 + i % 2];
       }
-      dpositions[n * plan.samples * bias.groups * 2 + i] = sum;
+    }
+  });
+}
+
+// Adds the tasks' gradients of the relative table to the parameter's, without the ring.
+template <typename T>
+void fold_table(const Plan& plan, const Bias<T>& bias, Partials<T>& partials, const Parameter& table) {
+  if (!table.trainable()) return;
+  const std::int64_t rows = 2 * bias.table_height - 1, columns = 2 * bias.table_width - 1;
+  for (std::int64_t index = 0; index < plan.tasks(); ++index) {
+    const T* part = partials.dtable.data() + index * partials.table + bias.ring_row() + 1;
+    T* dtable = table.grad().data<T>() + Task(plan, index).head * rows * columns;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      axpy(columns, T(1), part + r * bias.ring_row(), dtable + r * columns);
     }
   }
 }
 
-// Adds the tasks' gradients of the relative table, or of the log-CPB network, to the parameters'.
+// Adds the tasks' gradients of the log-CPB network, which are vectors still, to the parameters'.
 template <typename T>
-void fold_bias(const Plan& plan, const Bias<T>& bias, Partials<T>& partials, const DAttentionBias& b) {
+void fold_log_cpb(const Plan& plan, const Bias<T>& bias, Partials<T>& partials, const DAttentionBias& b) {
+  const Wide<T> d;
   for (std::int64_t index = 0; index < plan.tasks(); ++index) {
-    const Task task(plan, index);
+    const std::int64_t output = Task(plan, index).head % bias.per_group;
     const T* part = partials.dtable.data() + index * partials.table;
-    if (bias.kind == BiasKind::table && b.table.trainable()) {
-      const std::int64_t rows = 2 * bias.table_height - 1, columns = 2 * bias.table_width - 1;
-      T* dtable = b.table.grad().data<T>() + task.head * rows * columns;
-      for (std::int64_t r = 0; r < rows; ++r)
-        axpy(columns, T(1), part + (r + 1) * bias.ring_row() + 1, dtable + r * columns);
-    }
-    if (bias.kind != BiasKind::log_cpb) continue;
-    const std::int64_t lanes = lane_count<T>();
     for (std::int64_t c = 0; c < bias.hidden; ++c) {
       const auto sum = [&](std::int64_t place) HWY_ATTR {
-        return sum_lanes<T>(
-            lanes, [&](auto d, std::int64_t i) HWY_ATTR { return hn::LoadU(d, part + (4 * c + place) * lanes + i); });
+        return hn::GetLane(hn::SumOfLanes(d, hn::LoadU(d, part + (4 * c + place) * lane_count<T>())));
       };
-      if (b.w2.trainable()) b.w2.grad().data<T>()[task.head % bias.per_group * bias.hidden + c] += sum(0);
+      if (b.w2.trainable()) b.w2.grad().data<T>()[output * bias.hidden + c] += sum(0);
       if (b.b1.trainable()) b.b1.grad().data<T>()[c] += sum(1);
       if (b.w1.trainable()) b.w1.grad().data<T>()[2 * c] += sum(2), b.w1.grad().data<T>()[2 * c + 1] += sum(3);
     }
@@ -447,7 +450,8 @@ void AttendBackward(const Tensor& dmix, const Tensor& q, const Tensor& k, const 
       fold(partials.dk.data(), plan.chunks, partials.keys, dk.data<T>());
       fold(partials.dv.data(), plan.chunks, partials.keys, dv.data<T>());
     }
-    fold_bias(plan, inputs.bias, partials, b);
+    if (b.kind == BiasKind::table) fold_table(plan, inputs.bias, partials, b.table);
+    if (b.kind == BiasKind::log_cpb) fold_log_cpb(plan, inputs.bias, partials, b);
     if (dpositions.defined()) fold_positions(plan, inputs.bias, partials, dpositions.data<T>());
   });
 }

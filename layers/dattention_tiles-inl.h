@@ -21,8 +21,8 @@ namespace dattn::HWY_NAMESPACE {
 // side.
 constexpr std::int64_t kTileVectors = 6;  // queries of a tile, in vectors: two blocks of three in small_product
 constexpr std::int64_t kTileSamples =
-    64;                              // samples of a tile: scores and their gradients stay in the first-level cache
-constexpr std::int64_t kTasks = 32;  // tasks that a call is cut into, about: enough to keep many threads busy
+    64;                              // samples of a tile: its scores and their gradients stay in the nearest cache
+constexpr std::int64_t kTasks = 32;  // tasks of a call, at least where there is so much work: for many threads
 
 template <typename T>
 std::int64_t lane_count() {
@@ -46,7 +46,7 @@ struct Plan {
         heads(lse.size(1)),
         head_channels(channels / heads) {
     // Gradients of a fixed table are as large as the scores of an image, so they are not held once for each part.
-    parts = bias == BiasKind::fixed ? 1 : std::min(images, kTasks);
+    parts = bias == BiasKind::fixed ? 1 : std::clamp<std::int64_t>(images, 1, kTasks);
     const std::int64_t tiles = tile_count(queries, tile);
     chunk_queries = tile * tile_count(tiles, std::min(tiles, tile_count(kTasks, parts * heads)));
     chunks = tile_count(queries, chunk_queries);
@@ -73,8 +73,8 @@ struct Task {
 template <typename T>
 void pack_rows(const Plan& plan, const T* from, std::int64_t rows, T scale, T* to) {
   for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t c = 0; c < plan.head_channels; ++c)
-      to[r * plan.head_channels + c] = scale * from[r * plan.channels + c];
+    const T* row = from + r * plan.channels;
+    for (std::int64_t c = 0; c < plan.head_channels; ++c) to[r * plan.head_channels + c] = scale * row[c];
   }
 }
 

@@ -187,7 +187,7 @@ HWY_INLINE void backward_block(const RowVectors<T, V>& row, const T* dy, const T
       hn::StoreU(hn::MulAdd(v, xhat, hn::LoadU(d, dw + i)), d, dw + i);
       hn::StoreU(hn::Add(v, hn::LoadU(d, db + i)), d, db + i);
       if (!dx) return;
-      const auto centred = hn::MulSub(v, hn::LoadU(d, w + i), hn::Set(d, mean_g[r]));
+      const auto centred = hn::Sub(hn::Mul(v, hn::LoadU(d, w + i)), hn::Set(d, mean_g[r]));
       hn::StoreU(hn::Mul(hn::NegMulAdd(xhat, hn::Set(d, mean_g_xhat[r]), centred), s), d, dx + r * C + i);
     });
   }

@@ -63,20 +63,32 @@ HWY_INLINE void product_columns(D d, std::int64_t m, std::int64_t k, Strided<T> 
   for (; r < m; ++r) product_block<1, Kv>(d, k, {a.data + r * a.row, a.row, a.column}, b, ldb, c + r * ldc, ldc, add);
 }
 
+/// The last columns, fewer than a full vector: by vectors of half the length, a quarter, and so on.
+template <typename D, typename T>
+HWY_INLINE void product_rest(D d, std::int64_t m, std::int64_t n, std::int64_t k, Strided<T> a, const T* b,
+                             std::int64_t ldb, T* c, std::int64_t ldc, bool add) {
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  std::int64_t j = 0;
+  if (n >= lanes) product_columns<8, 1>(d, m, k, a, b, ldb, c, ldc, add), j = lanes;
+  if constexpr (hn::MaxLanes(D()) > 1) {
+    if (j < n) product_rest(hn::Half<D>(), m, n - j, k, a, b + j, ldb, c + j, ldc, add);
+  }
+}
+
 /// C [m,n] = A [m,k] B [k,n], or C += A B. `ldb` and `ldc` are the lengths of the stored rows.
 template <typename T>
 void small_product(std::int64_t m, std::int64_t n, std::int64_t k, Strided<T> a, const T* b, std::int64_t ldb, T* c,
                    std::int64_t ldc, bool add) {
-  const Wide<T> wide;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(wide));
+  const Wide<T> d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   std::int64_t j = 0;
   // Blocks of 12, 8 and 8 running sums: enough to hide the latency of a multiply-add, few enough for 16 registers.
-  for (; j + 3 * lanes <= n && j + 4 * lanes != n; j += 3 * lanes)
-    product_columns<4, 3>(wide, m, k, a, b + j, ldb, c + j, ldc, add);
-  for (; j + 2 * lanes <= n; j += 2 * lanes) product_columns<4, 2>(wide, m, k, a, b + j, ldb, c + j, ldc, add);
-  for (; j + lanes <= n; j += lanes) product_columns<8, 1>(wide, m, k, a, b + j, ldb, c + j, ldc, add);
-  const One<T> one;
-  for (; j < n; ++j) product_columns<8, 1>(one, m, k, a, b + j, ldb, c + j, ldc, add);
+  for (; j + 3 * lanes <= n && j + 4 * lanes != n; j += 3 * lanes) {
+    product_columns<4, 3>(d, m, k, a, b + j, ldb, c + j, ldc, add);
+  }
+  for (; j + 2 * lanes <= n; j += 2 * lanes) product_columns<4, 2>(d, m, k, a, b + j, ldb, c + j, ldc, add);
+  for (; j + lanes <= n; j += lanes) product_columns<8, 1>(d, m, k, a, b + j, ldb, c + j, ldc, add);
+  if (j < n) product_rest(d, m, n - j, k, a, b + j, ldb, c + j, ldc, add);
 }
 
 }  // namespace dattn::HWY_NAMESPACE

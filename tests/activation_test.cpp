@@ -6,7 +6,7 @@
 #include <cmath>
 #include <limits>
 
-#include "error_of.h"
+#include "error_text.h"
 
 namespace dattn {
 namespace {
@@ -47,9 +47,9 @@ TEST(Activation, GeluInFloatIsCloseToDouble) {
   const Tensor x = dense(9, 100001, Dtype::float32), exact = x.to(Dtype::float64);
   struct Case {
     Tensor (*gelu)(const Tensor&);
-    double value_bound, slope_bound;
+    double value_bound, slope_bound;  // near -5.6, x / 2 times some ulp of erf
   };
-  for (const Case& c : {Case{gelu_erf, 4e-7, 4e-7}, Case{gelu_tanh, 4e-7, 1e-6}}) {
+  for (const Case& c : {Case{gelu_erf, 6e-7, 6e-7}, Case{gelu_tanh, 6e-7, 2e-6}}) {
     const Tensor y = c.gelu(x), dx = slope(c.gelu, x), right = c.gelu(exact), right_dx = slope(c.gelu, exact);
     for (std::int64_t i = 0; i < x.elements(); ++i) {
       const double scale = std::max(1.0, std::abs(right.at(i)));  // a float of size 9 has an ulp of 1e-6
@@ -115,9 +115,9 @@ TEST(Softmax, RowsOfLargeNumbersStayFinite) {
 }
 
 TEST(Activation, Errors) {
-  EXPECT_EQ(test::error_of([] { softmax(Tensor::scalar(1.0f)); }),
+  EXPECT_EQ(test::error_text([] { softmax(Tensor::scalar(1.0f)); }),
             "softmax: expected a tensor with a last dimension, got x [] float32");
-  EXPECT_EQ(test::error_of([] { gelu(Tensor::zeros({2}, Dtype::int64)); }),
+  EXPECT_EQ(test::error_text([] { gelu(Tensor::zeros({2}, Dtype::int64)); }),
             "gelu: expected float32 or float64, got int64");
 }
 

@@ -3,20 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include "error_text.h"
 #include "layers/linear.h"
 #include "op_cases.h"
 
 namespace dattn::test {
 namespace {
-
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
 
 Parameter zeros(const Shape& shape, Role role = Role::matrix) { return Parameter(Tensor::zeros(shape), role); }
 
@@ -105,7 +97,7 @@ TEST(Conv2d, AnEmptyBatchIsNoError) {
 TEST(Conv2d, Errors) {
   const Tensor x = Tensor::zeros({8, 32, 32, 3});
   const auto error = [&](const Shape& w, const Conv2dOptions& o) {
-    return error_of([&] { conv2d(x, zeros(w), {}, o); });
+    return error_text([&] { conv2d(x, zeros(w), {}, o); });
   };
   EXPECT_EQ(error({32, 3, 3, 16}, {}),
             "conv2d: weight expects 16 input channels, input has 3 (x [8,32,32,3], w [32,3,3,16])");
@@ -122,19 +114,19 @@ TEST(Conv2d, Errors) {
   EXPECT_EQ(error({6, 3, 3, 3}, {1, 0, 1, 0}), "conv2d: groups must be at least 1, got 0");
   EXPECT_EQ(error({6, 3}, {}), "conv2d: expected x [N,H,W,C] and w [O,Kh,Kw,C/groups] (x [8,32,32,3], w [6,3])");
   EXPECT_EQ(error({0, 3, 3, 3}, {}), "conv2d: the weight has no elements (x [8,32,32,3], w [0,3,3,3])");
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(error_text([&] {
               conv2d(x, zeros({4, 3, 3, 3}), zeros({5}));
             }),
             "conv2d: expected a bias of 4 elements like the weight's, got b [5] float32 (x [8,32,32,3], w [4,3,3,3])");
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(error_text([&] {
               conv2d(x.to(Dtype::float64), zeros({4, 3, 3, 3}));
             }),
             "conv2d: expected one type (x [8,32,32,3] float64, w [4,3,3,3] float32)");
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(error_text([&] {
               conv2d(Tensor(), zeros({4, 3, 3, 3}));
             }),
             "conv2d: expected an input and a weight, got an undefined one");
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(error_text([&] {
               conv2d(Tensor::zeros({1, 5, 5, 3}, Dtype::int32), zeros({4, 3, 3, 3}));
             }),
             "conv2d: expected one type (x [1,5,5,3] int32, w [4,3,3,3] float32)");
@@ -143,7 +135,7 @@ TEST(Conv2d, Errors) {
 TEST(Conv2d, SharedDepthwiseErrors) {
   const Tensor x = Tensor::zeros({2, 5, 5, 12});
   const auto error = [&](const Shape& w, std::int64_t channels, std::int64_t groups) {
-    return error_of([&] { depthwise_conv2d_shared(x, zeros(w), {}, {1, 1, 1, channels}, groups); });
+    return error_text([&] { depthwise_conv2d_shared(x, zeros(w), {}, {1, 1, 1, channels}, groups); });
   };
   EXPECT_EQ(error({4, 3, 3, 1}, 4, 2),
             "conv2d: 4 filters shared by 2 groups expect 8 input channels, input has 12 (x [2,5,5,12], w [4,3,3,1])");
@@ -157,28 +149,28 @@ TEST(Conv2d, SharedDepthwiseErrors) {
 
 TEST(Conv2d, ModuleErrors) {
   Random random(1, Purpose::init);
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(error_text([&] {
               Conv2d(6, 8, 3, {1, 1, 1, 4}, true, random);
             }),
             "conv2d: 6 input and 8 output channels cannot be split into 4 groups");
-  EXPECT_EQ(error_of([&] { Conv2d(6, 8, 0, {}, true, random); }),
+  EXPECT_EQ(error_text([&] { Conv2d(6, 8, 0, {}, true, random); }),
             "conv2d: expected at least 1 input channel, 1 output channel and a kernel of 1, got 6, 8 and 0");
 }
 
 TEST(Linear, Errors) {
   const Tensor x = Tensor::zeros({5, 7});
-  const auto error = [&](const Shape& w, const Parameter& b) { return error_of([&] { linear(x, zeros(w), b); }); };
+  const auto error = [&](const Shape& w, const Parameter& b) { return error_text([&] { linear(x, zeros(w), b); }); };
   EXPECT_EQ(error({3, 8}, {}), "linear: weight expects 8 inputs, x has 7 (x [5,7] float32, w [3,8] float32)");
   EXPECT_EQ(error({3}, {}), "linear: expected x [..., in] and weight [out, in] (x [5,7] float32, w [3] float32)");
   EXPECT_EQ(
       error({3, 7}, zeros({7})),
       "linear: expected a bias of 3 elements like the weight's, got b [7] float32 (x [5,7] float32, w [3,7] float32)");
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(error_text([&] {
               linear(x.to(Dtype::float64), zeros({3, 7}));
             }),
             "linear: expected x and weight of one type (x [5,7] float64, w [3,7] float32)");
   Random random(1, Purpose::init);
-  EXPECT_EQ(error_of([&] { Linear(0, 4, true, random); }),
+  EXPECT_EQ(error_text([&] { Linear(0, 4, true, random); }),
             "linear: expected at least 1 input and 1 output, got 0 and 4");
 }
 

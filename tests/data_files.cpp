@@ -1,14 +1,9 @@
 // Making data files for tests; pictures through stb_image_write.
 #include "data_files.h"
 
-#include <unistd.h>
-
 #include <cmath>
-#include <cstdlib>
+#include <filesystem>
 #include <fstream>
-#include <iterator>
-
-#include "core/error.h"
 
 #define STB_IMAGE_WRITE_STATIC
 #define STB_IMAGE_WRITE_IMPLEMENTATION
@@ -16,37 +11,15 @@
 
 namespace dattn::test {
 
-namespace fs = std::filesystem;
-
-DataFolder::DataFolder() {
-  std::string name = (fs::temp_directory_path() / "dattn_data_XXXXXX").string();
-  if (!::mkdtemp(name.data())) throw std::runtime_error("no temporary folder");
-  path_ = name;
-}
-
-DataFolder::~DataFolder() {
-  std::error_code ignored;
-  fs::remove_all(path_, ignored);
-}
-
 void DataFolder::write(const std::string& name, const ByteList& bytes) const {
-  fs::create_directories((path_ / name).parent_path());
-  std::ofstream file(path_ / name, std::ios::binary);
+  std::filesystem::create_directories(std::filesystem::path(*this / name).parent_path());
+  std::ofstream file(*this / name, std::ios::binary);
   file.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
 }
 
 ByteList DataFolder::read(const std::string& name) const {
-  std::ifstream file(path_ / name, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
+  const std::string text = read_text(*this / name);
+  return {text.begin(), text.end()};
 }
 
 testing::AssertionResult contains(const std::string& text, const std::string& part) {

@@ -1,40 +1,26 @@
-// Folders of data files made by the tests of data sets, and the text of the errors that they bring about.
+// Folders of data files made by the tests of data sets, and looking into texts of errors.
 #pragma once
 
 #include <gtest/gtest.h>
 
 #include <cstdint>
-#include <filesystem>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "core/random.h"
+#include "program.h"
 
 namespace dattn::test {
 
 using ByteList = std::vector<std::uint8_t>;
 
-/// A fresh temporary folder, removed with all that is in it.
-class DataFolder {
+/// A temporary folder of files made of bytes.
+class DataFolder : public TemporaryFolder {
  public:
-  DataFolder();
-  ~DataFolder();
-  DataFolder(const DataFolder&) = delete;
-  DataFolder& operator=(const DataFolder&) = delete;
-
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-  std::string path() const { return path_.string(); }
   /// Writes a file, in folders made for it.
   void write(const std::string& name, const ByteList& bytes) const;
   ByteList read(const std::string& name) const;
-
- private:
-  std::filesystem::path path_;
 };
-
-/// The text of the Error that `action` throws, or "" where it throws none.
-std::string error_of(const std::function<void()>& action);
 
 /// Whether `text` contains `part`; names both where it does not.
 testing::AssertionResult contains(const std::string& text, const std::string& part);

@@ -15,6 +15,7 @@
 #include "core/error.h"
 #include "data_files.h"
 #include "datasets/cifar.h"
+#include "error_text.h"
 
 namespace dattn::test {
 
@@ -71,7 +72,7 @@ std::vector<Entry> small_cifar() {
 Archive publish(const DataFolder& folder, const std::vector<Entry>& entries) {
   const ByteList bytes = tar_gz(entries);
   folder.write("from/small.tar.gz", bytes);
-  return {"small", "file://" + (folder / "from/small.tar.gz").string(), md5_of(bytes), "cifar-10-batches-bin"};
+  return {"small", "file://" + folder / "from/small.tar.gz", md5_of(bytes), "cifar-10-batches-bin"};
 }
 
 std::vector<std::string> names_in(const fs::path& folder) {
@@ -118,25 +119,26 @@ TEST(Download, SeveralAtOnceDoNotDisturbEachOther) {
   const Archive archive = publish(folder, small_cifar());
   std::vector<std::thread> threads;
   std::vector<std::string> errors(4);
-  for (auto& error : errors) threads.emplace_back([&] { error = error_of([&] { fetch(archive, folder / "cache"); }); });
+  for (auto& error : errors)
+    threads.emplace_back([&] { error = error_text([&] { fetch(archive, folder / "cache"); }); });
   for (auto& thread : threads) thread.join();
-  for (const auto& error : errors) EXPECT_EQ(error, "");
+  for (const auto& error : errors) EXPECT_EQ(error, "no error");
   EXPECT_EQ(load_cifar(CifarKind::cifar10, folder / "cache/cifar-10-batches-bin").train.count(), 10);
 }
 
 TEST(Download, SaysWhatToDoWhereItFails) {
   DataFolder folder;
   Archive archive{"small", "http://host.invalid/small.tar.gz", "", "cifar-10-batches-bin"};
-  const std::string hint = "\nhint: fetch it elsewhere, put it at " + (folder / "cache/small.tar.gz").string() +
+  const std::string hint = "\nhint: fetch it elsewhere, put it at " + (folder / "cache/small.tar.gz") +
                            " and run again; or unpack it and give the folder by --data";
   for (const std::string url : {"http://host.invalid/small.tar.gz", "http://127.0.0.1:9/small.tar.gz"}) {
     archive.url = url;
-    const std::string text = error_of([&] { fetch(archive, folder / "cache"); });
+    const std::string text = error_text([&] { fetch(archive, folder / "cache"); });
     EXPECT_TRUE(contains(text, "small: no network: " + url + " could not be downloaded: ")) << text;
     EXPECT_TRUE(contains(text, hint));
   }
   archive.url = "file:///nowhere/small.tar.gz";
-  const std::string text = error_of([&] { fetch(archive, folder / "cache"); });
+  const std::string text = error_text([&] { fetch(archive, folder / "cache"); });
   EXPECT_TRUE(contains(text, "small: download failed: file:///nowhere/small.tar.gz could not be downloaded: "));
   EXPECT_FALSE(fs::exists(folder / "cache/cifar-10-batches-bin"));
 }
@@ -146,7 +148,7 @@ TEST(Download, RefusesAnotherArchive) {
   Archive archive = publish(folder, small_cifar());
   const std::string found = archive.md5;
   archive.md5 = "c32a1d4ab5d03f1284b67883e8d87530";
-  const std::string text = error_of([&] { fetch(archive, folder / "cache"); });
+  const std::string text = error_text([&] { fetch(archive, folder / "cache"); });
   EXPECT_TRUE(contains(text, ": expected MD5 c32a1d4ab5d03f1284b67883e8d87530, found " + found + " (")) << text;
   EXPECT_FALSE(fs::exists(folder / "cache/cifar-10-batches-bin"));
 }
@@ -159,7 +161,7 @@ TEST(Download, UnpacksNothingOutsideItsFolder) {
     auto entries = small_cifar();
     entries.insert(entries.begin() + 1, bad);
     const Archive archive = publish(folder, entries);
-    EXPECT_EQ(error_of([&] { fetch(archive, folder / "cache"); }),
+    EXPECT_EQ(error_text([&] { fetch(archive, folder / "cache"); }),
               "small: the archive may hold plain files and folders inside cifar-10-batches-bin only, found '" +
                   bad.name + "'");
     EXPECT_FALSE(fs::exists(folder / "cache/cifar-10-batches-bin"));
@@ -172,9 +174,8 @@ TEST(Download, ArchivesThatAreNoneOrCutShort) {
   ByteList bytes = tar_gz(small_cifar());
   const auto try_bytes = [&](const ByteList& content) {
     folder.write("from/small.tar.gz", content);
-    const Archive archive{"small", "file://" + (folder / "from/small.tar.gz").string(), md5_of(content),
-                          "cifar-10-batches-bin"};
-    return error_of([&] { fetch(archive, folder / "cache"); });
+    const Archive archive{"small", "file://" + folder / "from/small.tar.gz", md5_of(content), "cifar-10-batches-bin"};
+    return error_text([&] { fetch(archive, folder / "cache"); });
   };
   EXPECT_TRUE(contains(try_bytes({'n', 'o', 't', ' ', 'a', ' ', 't', 'a', 'r'}), "cannot be unpacked: "));
   EXPECT_TRUE(

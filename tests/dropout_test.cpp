@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/parallel.h"
-#include "error_of.h"
+#include "error_text.h"
 
 namespace dattn {
 namespace {
@@ -107,13 +107,13 @@ TEST_F(Dropping, DropPathDropsWholeImages) {
 }
 
 TEST_F(Dropping, Errors) {
-  EXPECT_EQ(test::error_of([&] { Dropout(1, random); }), "Dropout: expected a probability 0 <= p < 1, got 1");
-  EXPECT_EQ(test::error_of([&] { DropPath(-0.1, random); }), "DropPath: expected a probability 0 <= p < 1, got -0.1");
-  EXPECT_EQ(test::error_of([&] { Dropout(std::nan(""), random); }),
+  EXPECT_EQ(test::error_text([&] { Dropout(1, random); }), "Dropout: expected a probability 0 <= p < 1, got 1");
+  EXPECT_EQ(test::error_text([&] { DropPath(-0.1, random); }), "DropPath: expected a probability 0 <= p < 1, got -0.1");
+  EXPECT_EQ(test::error_text([&] { Dropout(std::nan(""), random); }),
             "Dropout: expected a probability 0 <= p < 1, got nan");
-  EXPECT_EQ(test::error_of([&] { DropPath(0.5, random)(Tensor::scalar(1.0f)); }),
+  EXPECT_EQ(test::error_text([&] { DropPath(0.5, random)(Tensor::scalar(1.0f)); }),
             "DropPath: expected images [N, ...], got x [] float32");
-  EXPECT_EQ(test::error_of([&] {
+  EXPECT_EQ(test::error_text([&] {
               dropout(Tensor::zeros({2, 5}), DropoutMask(), 3);
             }),
             "dropout: runs of 3 elements do not divide x [2,5] float32");

@@ -5,9 +5,15 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
+#include <regex>
+#include <sstream>
 #include <vector>
 
-namespace dattn {
+#include "error_text.h"
+#include "program.h"
+
+namespace dattn::test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -26,12 +32,7 @@ std::vector<std::string> golden_names() {
 StateFile golden(const std::string& name) { return read_state_file(kFolder / (name + ".safetensors")); }
 
 std::string error_of(const StateFile& file) {
-  try {
-    check_golden(file);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
+  return error_text([&] { check_golden(file); });
 }
 
 class Golden : public testing::TestWithParam<std::string> {};
@@ -109,5 +110,47 @@ TEST(GoldenErrors, WhatIsNotANumberIsFar) {
   EXPECT_EQ(check_golden(file).error, std::numeric_limits<double>::infinity());
 }
 
+// --- the program ---
+
+TEST(DattnGolden, PrintsALineAFileAndGoesOnAfterABadOne) {
+  TemporaryFolder folder;
+  const StateFile good = golden("gelu");
+  write_state_file(folder / "a_good.safetensors", good.tensors, good.metadata);
+  std::ofstream(folder / "b_broken.safetensors") << "no such file";
+  StateFile far = good;
+  far.tensors["y"] = Tensor::zeros({3, 50}, Dtype::float64);
+  write_state_file(folder / "c_far.safetensors", far.tensors, far.metadata);
+  write_state_file(folder / "d_strange.safetensors", good.tensors, {{"op", "swish"}});
+  write_state_file(folder / "e_good.safetensors", good.tensors, good.metadata);
+  const ProgramResult result = run_program("dattn_golden", folder.path());
+  EXPECT_EQ(result.status, 1);
+  std::istringstream lines(result.output);
+  std::string line;
+  for (const char* pattern :
+       {"a_good.safetensors +[0-9.e-]+ +grad.x",
+        "b_broken.safetensors +cannot be checked: .*b_broken.safetensors: the header claims .*",
+        "c_far.safetensors +inf +y +exceeds 1e-09", "d_strange.safetensors +cannot be checked: unknown op `swish`.*",
+        "e_good.safetensors +[0-9.e-]+ +grad.x"}) {
+    std::getline(lines, line);
+    EXPECT_TRUE(std::regex_match(line, std::regex(pattern))) << line;
+  }
+  EXPECT_FALSE(std::getline(lines, line)) << line;
+}
+
+TEST(DattnGolden, ExitStatus) {
+  TemporaryFolder folder;
+  const StateFile good = golden("gelu");
+  write_state_file(folder / "a.safetensors", good.tensors, good.metadata);
+  EXPECT_EQ(run_program("dattn_golden", folder.path()).status, 0);
+  EXPECT_EQ(run_program("dattn_golden", "").status, 2);
+  EXPECT_EQ(run_program("dattn_golden", "a b").status, 2);
+  EXPECT_EQ(run_program("dattn_golden", "--help").status, 2);
+  std::filesystem::remove(folder / "a.safetensors");
+  const ProgramResult empty = run_program("dattn_golden", folder.path());
+  EXPECT_EQ(empty.status, 1);
+  EXPECT_EQ(empty.output, "dattn_golden: " + folder.path() + ": holds no .safetensors file\n");
+  EXPECT_EQ(run_program("dattn_golden", folder / "none").status, 1);
+}
+
 }  // namespace
-}  // namespace dattn
+}  // namespace dattn::test

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <functional>
 
+#include "error_text.h"
 #include "layers/conv2d.h"
 #include "layers/linear.h"
 #include "op_cases.h"
@@ -143,38 +144,29 @@ TEST(Init, WhiteningGivesUnitSecondMoments) {
   }
 }
 
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
-
 TEST(Init, Errors) {
   Random random(1, Purpose::init);
-  EXPECT_EQ(error_of([&] { init::kaiming_normal(Tensor::empty({5}), 0, random); }),
+  EXPECT_EQ(error_text([&] { init::kaiming_normal(Tensor::empty({5}), 0, random); }),
             "init: expected a weight [out, in] or filters [O,Kh,Kw,I], got [5]");
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(error_text([&] {
               init::xavier_normal(Tensor::empty({5, 0}), 1, random);
             }),
             "init: a weight of shape [5,0] has no elements");
-  EXPECT_EQ(error_of([&] { init::truncated_normal(Tensor::empty({5}), 0.1, random, 0, 1, 2); }),
+  EXPECT_EQ(error_text([&] { init::truncated_normal(Tensor::empty({5}), 0.1, random, 0, 1, 2); }),
             "truncated_normal: mean 0 and std 0.1 leave next to nothing within [1, 2]");
-  EXPECT_EQ(error_of([&] { init::dirac(Tensor::empty({5, 2})); }), "dirac: expected filters [O,Kh,Kw,I], got [5,2]");
+  EXPECT_EQ(error_text([&] { init::dirac(Tensor::empty({5, 2})); }), "dirac: expected filters [O,Kh,Kw,I], got [5,2]");
   const Tensor images = Tensor::zeros({2, 4, 4, 3});
   EXPECT_EQ(
-      error_of([&] {
+      error_text([&] {
         init::whitening(Tensor::empty({12, 2, 2, 3}), images);
       }),
       "whitening: patches of 12 numbers need 24 filters, w has 12 (w [12,2,2,3] float32, images [2,4,4,3] float32)");
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(error_text([&] {
               init::whitening(Tensor::empty({24, 2, 2, 3}), Tensor::zeros({0, 4, 4, 3}));
             }),
             "whitening: expected filters [O,Kh,Kw,C] and at least one image [n,H,W,C] "
             "(w [24,2,2,3] float32, images [0,4,4,3] float32)");
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(error_text([&] {
               init::whitening(Tensor::empty({150, 5, 5, 3}), images);
             }),
             "whitening: images are smaller than the filters (w [150,5,5,3] float32, images [2,4,4,3] float32)");

@@ -10,6 +10,7 @@
 
 #include "core/parallel.h"
 #include "data_files.h"
+#include "error_text.h"
 
 namespace dattn::test {
 
@@ -153,7 +154,7 @@ TEST(Loader, ErrorsOfTheThreadReachTheCaller) {
   set.labels.data<std::int64_t>()[9] = 3;
   EXPECT_EQ(indices(loader.next()).size(), 8u);
   for (int again = 0; again < 2; ++again) {
-    EXPECT_EQ(error_of([&] { loader.next(); }), "loader: image 9: expected a label of 0 to 2, found 3");
+    EXPECT_EQ(error_text([&] { loader.next(); }), "loader: image 9: expected a label of 0 to 2, found 3");
     EXPECT_EQ(loader.place(), (Place{0, 1}));
   }
   loader.seek({0, 2});
@@ -162,19 +163,19 @@ TEST(Loader, ErrorsOfTheThreadReachTheCaller) {
 
 TEST(Loader, WrongUseIsRefused) {
   const ImageSet set = some_images();
-  EXPECT_EQ(error_of([&] { Loader(set, kPlain, {.batch_size = 0}); }),
+  EXPECT_EQ(error_text([&] { Loader(set, kPlain, {.batch_size = 0}); }),
             "loader: expected a batch size of at least 1, got 0");
-  EXPECT_EQ(error_of([&] { Loader(set, kPlain, training_options(24, 0)); }),
+  EXPECT_EQ(error_text([&] { Loader(set, kPlain, training_options(24, 0)); }),
             "loader: a batch of 24 images needs as many, the set has 23");
-  EXPECT_EQ(error_of([&] { Loader(set, kPlain, training_options(4, 0, {.translate = 6})); }),
+  EXPECT_EQ(error_text([&] { Loader(set, kPlain, training_options(4, 0, {.translate = 6})); }),
             "augment: translate expects 0 to 5 pixels for images of 6x6 (reflection needs a pixel to mirror), got 6");
   Loader loader(set, kPlain, training_options(4, 0));
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(error_text([&] {
               loader.seek({0, 5});
             }),
             "loader: expected an epoch from 0 and a batch of 0 to 4, got epoch 0, batch 5");
   const ImageSet fewer{set.images.slice(0, 5), set.labels, set.class_names};
-  EXPECT_EQ(error_of([&] { Loader(fewer, kPlain, {.batch_size = 1}); }),
+  EXPECT_EQ(error_text([&] { Loader(fewer, kPlain, {.batch_size = 1}); }),
             "loader: expected images [23,H,W,3] for 23 labels, got [5,6,6,3]");
 }
 

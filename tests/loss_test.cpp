@@ -6,7 +6,7 @@
 #include <cmath>
 #include <limits>
 
-#include "error_of.h"
+#include "error_text.h"
 #include "op_cases.h"
 
 namespace dattn {
@@ -58,7 +58,7 @@ TEST(CrossEntropy, LargeLogitsLoseNothing) {
 
 TEST(CrossEntropy, Errors) {
   const auto error = [](const Tensor& logits, const Tensor& targets, double smoothing = 0) {
-    return test::error_of([&] { cross_entropy(logits, targets, smoothing); });
+    return test::error_text([&] { cross_entropy(logits, targets, smoothing); });
   };
   const Tensor logits = Tensor::zeros({2, 10});
   EXPECT_EQ(error(logits, classes({3, 10})),

@@ -9,6 +9,7 @@
 #include "core/parallel.h"
 #include "data_files.h"
 #include "datasets/augment.h"
+#include "error_text.h"
 
 namespace dattn::test {
 
@@ -44,7 +45,7 @@ TEST(Synthetic, InCifarsFormat) {
     EXPECT_NEAR(data.normalisation.mean[c], 0.5, 0.05);
     EXPECT_GT(data.normalisation.std[c], 0.2);
   }
-  EXPECT_EQ(error_of([] { make_synthetic({.train = 0}); }),
+  EXPECT_EQ(error_text([] { make_synthetic({.train = 0}); }),
             "synthetic: expected at least 1 image to train and to test on, got 0 and 2000");
 }
 
