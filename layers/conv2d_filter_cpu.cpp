@@ -12,7 +12,7 @@
 #include "core/simd.h"
 #include "layers/conv2d.h"
 #include "layers/conv2d_block.h"
-#include "layers/linear.h"
+#include "layers/winograd.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
@@ -224,6 +224,7 @@ namespace dattn {
 namespace {
 HWY_EXPORT(Conv2dBackwardFilter);
 void backward_filter_cpu(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {
+  if (winograd_suits(x, dw, o, dy)) return winograd_backward_filter(dy, x, o, dw);
   HWY_DYNAMIC_DISPATCH(Conv2dBackwardFilter)(dy, x, o, dw);
 }
 }  // namespace

@@ -1,0 +1,19 @@
+// Winograd's minimal filtering F(4x4, 3x3) (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016):
+// 36 multiplications for 16 outputs of a 3x3 convolution in place of 144. In float32, for kernels of 3x3 with stride 1,
+// dilation 1 and one group.
+#pragma once
+
+#include "layers/conv2d.h"
+
+namespace dattn {
+
+/// Whether the transforms pay: depends on types and sizes alone. `target` is y, or dx for the data gradient.
+bool winograd_suits(const Tensor& source, const Tensor& w, const Conv2dOptions& options, const Tensor& target);
+
+// The contracts of conv2d_forward, conv2d_backward_data and conv2d_backward_filter. Errors are some 10 times those of
+// the direct sums: about 1e-6 of the largest value.
+void winograd_forward(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& options, Tensor& y);
+void winograd_backward_data(const Tensor& dy, const Tensor& w, const Conv2dOptions& options, Tensor& dx);
+void winograd_backward_filter(const Tensor& dy, const Tensor& x, const Conv2dOptions& options, Tensor& dw);
+
+}  // namespace dattn
