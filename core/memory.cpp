@@ -12,6 +12,7 @@
 #include <new>
 
 #include "core/error.h"
+#include "core/parallel.h"
 
 namespace dattn {
 
@@ -50,8 +51,17 @@ struct FreeBlock {
 struct CachingPool {
   std::mutex mutex;
   std::array<FreeBlock*, kClasses> free{};
+  std::array<FreeBlock*, kClasses> free_scratch{};
+  std::array<int, kClasses> scratch_blocks{};  // all there are, free or not
   PoolStatistics statistics;
+
+  void hand_out(std::size_t size) {
+    statistics.in_use += size;
+    statistics.peak_in_use = std::max(statistics.peak_in_use, statistics.in_use);
+  }
 };
+
+thread_local std::array<int, kClasses> scratch_held{};  // by this thread, of each class
 
 // Never destroyed: tensors with static lifetime may outlive every other static.
 CachingPool& the_pool() {
@@ -59,7 +69,7 @@ CachingPool& the_pool() {
   return *p;
 }
 
-void* from_system(std::size_t bytes) {
+void* try_system(std::size_t bytes) {
   const bool huge = bytes >= 2 * kHugePage;
   void* block = nullptr;
   if (posix_memalign(&block, huge ? kHugePage : kAlignment, bytes) != 0) return nullptr;
@@ -67,13 +77,41 @@ void* from_system(std::size_t bytes) {
   return block;
 }
 
+void give_to_system(FreeBlock*& first) {
+  while (first) {
+    FreeBlock* next = first->next;
+    std::free(first);
+    first = next;
+  }
+}
+
+// A new block; where there is none, what lies in the caches is given back first.
+void* from_system(std::unique_lock<std::mutex>& lock, std::size_t size) {
+  void* block = try_system(size);
+  auto& p = the_pool();
+  if (!block) {
+    lock.unlock();
+    pool::trim();
+    lock.lock();
+    block = try_system(size);
+  }
+  check(block, "memory: the system has no {} bytes more ({} are in use)\nhint: try a smaller batch size", size,
+        p.statistics.in_use);
+  ++p.statistics.system_requests;
+  return block;
+}
+
+int checked_class_of(std::size_t bytes) {
+  check(bytes <= std::size_t{1} << 46, "memory: a block of {} bytes was asked for, which no machine has", bytes);
+  return class_of(bytes);
+}
+
 }  // namespace
 
 namespace pool {
 
 void* allocate(std::size_t bytes) {
-  check(bytes <= std::size_t{1} << 46, "memory: a block of {} bytes was asked for, which no machine has", bytes);
-  const int c = class_of(bytes);
+  const int c = checked_class_of(bytes);
   const std::size_t size = class_bytes(c);
   auto& p = the_pool();
   std::unique_lock lock(p.mutex);
@@ -82,19 +120,9 @@ void* allocate(std::size_t bytes) {
     p.free[c] = p.free[c]->next;
     p.statistics.cached -= size;
   } else {
-    block = from_system(size);
-    if (!block) {
-      lock.unlock();
-      trim();
-      lock.lock();
-      block = from_system(size);
-    }
-    check(block, "memory: the system has no {} bytes more ({} are in use)\nhint: try a smaller batch size", size,
-          p.statistics.in_use);
-    ++p.statistics.system_requests;
+    block = from_system(lock, size);
   }
-  p.statistics.in_use += size;
-  p.statistics.peak_in_use = std::max(p.statistics.peak_in_use, p.statistics.in_use);
+  p.hand_out(size);
   return block;
 }
 
@@ -112,6 +140,38 @@ void release(void* block, std::size_t bytes) noexcept {
   }
 }
 
+void* allocate_scratch(std::size_t bytes) {
+  if (!kCaching || !inside_tile()) return allocate(bytes);
+  const int c = checked_class_of(bytes);
+  const std::size_t size = class_bytes(c);
+  auto& p = the_pool();
+  std::unique_lock lock(p.mutex);
+  for (const int enough = (scratch_held[c] + 1) * (thread_count() + 1);
+       p.scratch_blocks[c] < enough || !p.free_scratch[c];) {
+    void* block = from_system(lock, size);
+    p.free_scratch[c] = new (block) FreeBlock{p.free_scratch[c]};
+    ++p.scratch_blocks[c];
+    p.statistics.cached += size;
+  }
+  FreeBlock* block = p.free_scratch[c];
+  p.free_scratch[c] = block->next;
+  ++scratch_held[c];
+  p.statistics.cached -= size;
+  p.hand_out(size);
+  return block;
+}
+
+void release_scratch(void* block, std::size_t bytes) noexcept {
+  if (!kCaching || !inside_tile()) return release(block, bytes);
+  const int c = class_of(bytes);
+  auto& p = the_pool();
+  std::scoped_lock lock(p.mutex);
+  p.free_scratch[c] = new (block) FreeBlock{p.free_scratch[c]};
+  --scratch_held[c];
+  p.statistics.in_use -= class_bytes(c);
+  p.statistics.cached += class_bytes(c);
+}
+
 PoolStatistics statistics() {
   auto& p = the_pool();
   std::scoped_lock lock(p.mutex);
@@ -127,12 +187,10 @@ void reset_peak() {
 void trim() {
   auto& p = the_pool();
   std::scoped_lock lock(p.mutex);
-  for (FreeBlock*& first : p.free) {
-    while (first) {
-      FreeBlock* next = first->next;
-      std::free(first);
-      first = next;
-    }
+  for (int c = 0; c < kClasses; ++c) {
+    give_to_system(p.free[c]);
+    for (FreeBlock* block = p.free_scratch[c]; block; block = block->next) --p.scratch_blocks[c];
+    give_to_system(p.free_scratch[c]);
   }
   p.statistics.cached = 0;
 }

@@ -28,6 +28,11 @@ namespace pool {
 void* allocate(std::size_t bytes);
 /// Gives back a block of allocate(bytes): the same number of bytes.
 void release(void* block, std::size_t bytes) noexcept;
+/// The same for memory that a thread gives back itself, from a cache of its own. How many tiles of a loop run at once
+/// differs from step to step: where one tile first holds so many blocks of a size, there come as many for every thread,
+/// so that later steps ask the system for nothing.
+void* allocate_scratch(std::size_t bytes);
+void release_scratch(void* block, std::size_t bytes) noexcept;
 PoolStatistics statistics();
 void reset_peak();
 /// Returns all cached blocks to the system.
@@ -55,8 +60,9 @@ std::shared_ptr<T> make_pooled(Args&&... args) {
 template <typename T>
 class Scratch {
  public:
-  explicit Scratch(std::size_t count) : bytes_(count * sizeof(T)), data_(static_cast<T*>(pool::allocate(bytes_))) {}
-  ~Scratch() { pool::release(data_, bytes_); }
+  explicit Scratch(std::size_t count)
+      : bytes_(count * sizeof(T)), data_(static_cast<T*>(pool::allocate_scratch(bytes_))) {}
+  ~Scratch() { pool::release_scratch(data_, bytes_); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   T* data() { return data_; }

@@ -19,7 +19,7 @@ namespace dattn {
 
 namespace {
 
-thread_local bool inside_tile = false;  // or inside a SerialScope: loops run in this thread
+thread_local bool in_tile = false;  // or inside a SerialScope: loops run in this thread
 
 // Tells the processor that this is a waiting loop.
 inline void relax() {
@@ -92,7 +92,7 @@ class ThreadPool {
   }
 
   void take_tiles() {
-    inside_tile = true;
+    in_tile = true;
     try {
       for (std::int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) * tile_ < count_;) {
         function_(context_, i * tile_, std::min(count_, (i + 1) * tile_));
@@ -102,7 +102,7 @@ class ThreadPool {
       std::scoped_lock lock(mutex_);
       if (!error_) error_ = std::current_exception();
     }
-    inside_tile = false;
+    in_tile = false;
   }
 
   void wait_for_workers() {
@@ -131,20 +131,22 @@ std::unique_ptr<ThreadPool>& the_threads() {
 
 }  // namespace
 
+bool inside_tile() { return in_tile; }
+
 int thread_count() { return the_threads()->size(); }
 
 void set_thread_count(int threads) {
   check(threads >= 1, "threads: expected at least 1, got {}", threads);
-  check(!inside_tile, "threads: the number cannot change inside a parallel loop");
+  check(!in_tile, "threads: the number cannot change inside a parallel loop");
   if (threads != thread_count()) the_threads() = std::make_unique<ThreadPool>(threads);
 }
 
-SerialScope::SerialScope() : before_(std::exchange(inside_tile, true)) {}
-SerialScope::~SerialScope() { inside_tile = before_; }
+SerialScope::SerialScope() : before_(std::exchange(in_tile, true)) {}
+SerialScope::~SerialScope() { in_tile = before_; }
 
 void detail::run_tiles(std::int64_t count, std::int64_t tile, TileFunction function, void* context) {
   check(tile >= 1, "parallel_for: expected a tile of at least 1, got {}", tile);
-  const bool alone = inside_tile || tile_count(count, tile) <= 1 || thread_count() == 1;
+  const bool alone = in_tile || tile_count(count, tile) <= 1 || thread_count() == 1;
   if (!alone) return the_threads()->run(count, tile, function, context);
   for (std::int64_t begin = 0; begin < count; begin += tile) function(context, begin, std::min(count, begin + tile));
 }

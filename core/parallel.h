@@ -29,6 +29,10 @@ void parallel_for(std::int64_t count, std::int64_t tile, F&& f) {
       const_cast<std::remove_const_t<Function>*>(&f));
 }
 
+/// Whether the calling thread is inside a tile of a parallel loop (or a SerialScope), so that its loops run in it
+/// alone.
+bool inside_tile();
+
 /// While one lives, the parallel loops of this thread run in it alone: for work that goes on beside a training step.
 class SerialScope {
  public:

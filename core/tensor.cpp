@@ -131,8 +131,10 @@ Tensor& Tensor::track() {
 
 Tensor Tensor::grad() const { return slot_ ? slot_->grad : Tensor(); }
 
-std::string describe(const char* label, const Tensor& x) {
-  return x ? fmt::format("{} {} {}", label, x.shape(), name(x.dtype())) : fmt::format("{} undefined", label);
-}
-
 }  // namespace dattn
+
+auto fmt::formatter<dattn::Described>::format(const dattn::Described& d, fmt::format_context& context) const
+    -> fmt::format_context::iterator {
+  if (!d.tensor) return fmt::format_to(context.out(), "{} undefined", d.label);
+  return fmt::format_to(context.out(), "{} {} {}", d.label, d.tensor.shape(), dattn::name(d.tensor.dtype()));
+}

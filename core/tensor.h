@@ -115,8 +115,12 @@ struct NamedTensor {
   Tensor tensor;
 };
 
-/// "x [8,32,32,3] float32", for error messages.
-std::string describe(const char* label, const Tensor& x);
+/// Reads "x [8,32,32,3] float32" in an error message, and costs nothing where there is none.
+struct Described {
+  const char* label;
+  const Tensor& tensor;
+};
+inline Described describe(const char* label, const Tensor& x) { return {label, x}; }
 
 template <typename T>
 Tensor Tensor::from(const Shape& shape, std::span<const T> values) {
@@ -128,3 +132,8 @@ Tensor Tensor::from(const Shape& shape, std::span<const T> values) {
 }
 
 }  // namespace dattn
+
+template <>
+struct fmt::formatter<dattn::Described> : fmt::formatter<std::string> {
+  auto format(const dattn::Described& d, fmt::format_context& context) const -> fmt::format_context::iterator;
+};

@@ -55,20 +55,18 @@ class DattnCnnRecipe final : public Recipe {
     attention_lr_ = kAttentionLr * options.lr_scale * root;
     const auto warm_steps = static_cast<std::int64_t>(std::ceil(kWarmUpImages / batch));
     warming_ = schedule::warm_up(warm_steps, falling_);
-    sgd_ = std::make_unique<Sgd>(std::vector<ParameterGroup>{{flat().group(kWhiten), bias_lr_, decay / kBiasLr},
-                                                             {flat().group(kNorms), bias_lr_, decay / kBiasLr},
-                                                             {flat().group(kHead), head_lr_, decay / kHeadLr}},
-                                 SgdOptions{.momentum = 0.85, .nesterov = true});
-    muon_ = std::make_unique<Muon>(std::vector<ParameterGroup>{{flat().group(kFilters), filter_lr_}},
-                                   MuonOptions{.momentum = 0.6,
-                                               .nesterov = true,
-                                               .newton_schulz = {.steps = 3},
-                                               .scale = MuonScale::none,
-                                               .normalise_weights = true});
+    sgd_ = add(Sgd({{flat().group(kWhiten), bias_lr_, decay / kBiasLr},
+                    {flat().group(kNorms), bias_lr_, decay / kBiasLr},
+                    {flat().group(kHead), head_lr_, decay / kHeadLr}},
+                   SgdOptions{.momentum = 0.85, .nesterov = true}));
+    muon_ = add(Muon({{flat().group(kFilters), filter_lr_}}, MuonOptions{.momentum = 0.6,
+                                                                         .nesterov = true,
+                                                                         .newton_schulz = {.steps = 3},
+                                                                         .scale = MuonScale::none,
+                                                                         .normalise_weights = true}));
     if (model.attention1 || model.attention2) {
-      adamw_ = std::make_unique<AdamW>(
-          std::vector<ParameterGroup>{{flat().group(kAttention), attention_lr_, 0.01 * root, 1 / batch}},
-          AdamOptions{.beta1 = 0.9, .beta2 = 0.95});
+      adamw_ = add(AdamW({{flat().group(kAttention), attention_lr_, 0.01 * root, 1 / batch}},
+                         AdamOptions{.beta1 = 0.9, .beta2 = 0.95}));
     }
   }
 
@@ -82,13 +80,6 @@ class DattnCnnRecipe final : public Recipe {
   }
 
   double learning_rate() const override { return muon_->groups()[0].lr; }
-
- protected:
-  std::vector<Optimizer*> optimizers() override {
-    std::vector<Optimizer*> all = {sgd_.get(), muon_.get()};
-    if (adamw_) all.push_back(adamw_.get());
-    return all;
-  }
 
  private:
   static constexpr double kBatch = 2000, kDecay = 2e-6, kBiasLr = 0.053, kHeadLr = 0.67, kFilterLr = 0.24,
@@ -120,9 +111,9 @@ class DattnCnnRecipe final : public Recipe {
   std::int64_t whiten_steps_;
   double bias_lr_, head_lr_, filter_lr_, attention_lr_;
   Schedule falling_, whiten_falling_, warming_;
-  std::unique_ptr<Sgd> sgd_;
-  std::unique_ptr<Muon> muon_;
-  std::unique_ptr<AdamW> adamw_;
+  Sgd* sgd_;
+  Muon* muon_;
+  AdamW* adamw_ = nullptr;
 };
 
 // --- resnet18 ---
@@ -134,8 +125,8 @@ class Resnet18Recipe final : public Recipe {
       : Recipe(group_by_role(parameters(model), {{Role::matrix}, {Role::vector}})) {
     const double lr = kLr * options.lr_scale * static_cast<double>(plan.batch_size) / kBatch;
     rate_ = schedule::warm_up(steps_per_epoch, schedule::cosine(lr, 0, steps));
-    sgd_ = std::make_unique<Sgd>(std::vector<ParameterGroup>{{flat().group(0), lr, kDecay}, {flat().group(1), lr}},
-                                 SgdOptions{.momentum = 0.9, .nesterov = true});
+    sgd_ =
+        add(Sgd({{flat().group(0), lr, kDecay}, {flat().group(1), lr}}, SgdOptions{.momentum = 0.9, .nesterov = true}));
   }
 
   void prepare(std::int64_t step) override {
@@ -143,14 +134,11 @@ class Resnet18Recipe final : public Recipe {
   }
   double learning_rate() const override { return sgd_->groups()[0].lr; }
 
- protected:
-  std::vector<Optimizer*> optimizers() override { return {sgd_.get()}; }
-
  private:
   static constexpr double kBatch = 128, kLr = 0.1, kDecay = 5e-4;
 
   Schedule rate_;
-  std::unique_ptr<Sgd> sgd_;
+  Sgd* sgd_;
 };
 
 }  // namespace
@@ -176,13 +164,13 @@ RecipePlan plan_recipe(const TrainOptions& options) {
 }
 
 void Recipe::apply() {
-  for (Optimizer* optimizer : optimizers()) optimizer->step();
+  for (const auto& optimizer : optimizers_) optimizer->step();
   flat_.zero_grad();
 }
 
 std::vector<NamedTensor> Recipe::state() {
   std::vector<NamedTensor> all;
-  for (Optimizer* optimizer : optimizers()) {
+  for (const auto& optimizer : optimizers_) {
     for (auto& tensor : optimizer->state()) all.push_back(std::move(tensor));
   }
   return all;

@@ -41,10 +41,16 @@ class Recipe {
 
  protected:
   explicit Recipe(const std::vector<std::vector<NamedParameter>>& groups) : flat_(groups) {}
-  virtual std::vector<Optimizer*> optimizers() = 0;
+  /// Takes an optimizer over some groups of flat().
+  template <typename O>
+  O* add(O optimizer) {
+    optimizers_.push_back(std::make_unique<O>(std::move(optimizer)));
+    return static_cast<O*>(optimizers_.back().get());
+  }
 
  private:
   FlatParameters flat_;
+  std::vector<std::unique_ptr<Optimizer>> optimizers_;
 };
 
 /// Makes the optimizers for a model. `steps` is the length of the schedule, `steps_per_epoch` counts for what ends by

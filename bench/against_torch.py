@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""Compares `bench` with PyTorch on this machine, case by case, in alternation.
+
+usage: against_torch.py BENCH VENV [--case NAME]... [--threads N] [--rounds N] [--calls N] [--write]
+
+A round of a case runs every variant of the peer (fused attention and plain, channels-last and contiguous, compiled and
+not) and dattn, one process each, one after the other; which of the two sides begins alternates. After the first round
+only the peer's two fastest variants go on. Figures are medians over rounds of each process's own median. --write puts
+the table into docs/performance.md and the raw lines into bench/results/.
+"""
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+
+FOLDER = pathlib.Path(__file__).resolve().parent
+VARIANTS = {
+    'fused': [],
+    'fused contiguous': ['--contiguous'],
+    'plain': ['--plain'],
+    'compiled': ['--compile'],
+    'compiled contiguous': ['--compile', '--contiguous'],
+}
+WITHOUT_ATTENTION = ['fused', 'fused contiguous', 'compiled', 'compiled contiguous']
+BEGIN, END = '<!-- against torch: begin -->', '<!-- against torch: end -->'
+
+
+def lines_of(command):
+    """The JSON lines that a command prints; none where it fails."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        print(f'  failed: {" ".join(map(str, command))}\n  {done.stderr.strip().splitlines()[-1:]}', file=sys.stderr)
+        return []
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{')]
+
+
+class Comparison:
+    def __init__(self, options):
+        self.options = options
+        self.raw = []
+
+    def ours(self, case):
+        o = self.options
+        command = [o.bench, '--case', case, '--json', '--rounds', str(o.calls), '--threads', str(o.threads)]
+        return self.timed('dattn', command)
+
+    def peers(self, case, variant):
+        o = self.options
+        command = [o.venv / 'torch-python', FOLDER / 'peer' / 'bench_torch.py', case, '--threads', str(o.threads),
+                   '--rounds', str(o.calls), *VARIANTS[variant]]
+        return self.timed(variant, command)
+
+    def timed(self, side, command):
+        for line in lines_of(command):
+            self.raw.append({'side': side, **line})
+            return line
+        return None
+
+    def case(self, case):
+        variants = WITHOUT_ATTENTION if case.startswith(('conv_', 'plain_')) else list(VARIANTS)
+        ours, peers = [], {}
+        for number in range(self.options.rounds):
+            sides = [('dattn', None)] + [('torch', v) for v in variants]
+            for side, variant in sides if number % 2 == 0 else reversed(sides):
+                line = self.ours(case) if side == 'dattn' else self.peers(case, variant)
+                if line and side == 'dattn':
+                    ours.append(line)
+                elif line:
+                    peers.setdefault(variant, []).append(line)
+            variants = sorted(peers, key=lambda v: median(peers[v], 'step_ms'))[:2]
+        return row(case, ours, peers) if ours and peers else None
+
+
+def median(lines, key):
+    return statistics.median(line[key] for line in lines)
+
+
+def spread(lines, key='step_ms'):
+    """Half the range, in percent of the median."""
+    values = [line[key] for line in lines]
+    return 50 * (max(values) - min(values)) / statistics.median(values)
+
+
+def row(case, ours, peers):
+    best = min(peers, key=lambda v: median(peers[v], 'step_ms'))
+    best_forward = min(peers, key=lambda v: median(peers[v], 'forward_ms'))
+    step, forward = median(ours, 'step_ms'), median(ours, 'forward_ms')
+    peer_step, peer_forward = median(peers[best], 'step_ms'), median(peers[best_forward], 'forward_ms')
+    return [case, f"{median(ours, 'floor_ms'):.1f}", f'{peer_step:.1f}', best, f'{step:.1f}', f'{peer_step / step:.2f}',
+            f'{spread(peers[best]):.0f} / {spread(ours):.0f}', f'{peer_forward:.1f}', f'{forward:.1f}',
+            f'{peer_forward / forward:.2f}']
+
+
+HEADER = ['case', 'floor, ms', "peer's best step, ms", 'which', 'step, ms', 'ratio', 'spread, %', "peer's forward, ms",
+          'forward, ms', 'ratio']
+
+
+def table(rows):
+    widths = [max(len(r[i]) for r in [HEADER, *rows]) for i in range(len(HEADER))]
+    left = {0, 3}
+    def line(cells):
+        return '| ' + ' | '.join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths))) + ' |'
+    rule = '|' + '|'.join('-' * (w + 2) if i in left else '-' * (w + 1) + ':' for i, w in enumerate(widths)) + '|'
+    return '\n'.join([line(HEADER), rule, *map(line, rows)])
+
+
+def processor():
+    try:
+        for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
+            if line.startswith('model name'):
+                return line.split(':', 1)[1].strip()
+    except OSError:
+        pass
+    return platform.machine()
+
+
+def write(comparison, rows):
+    day = datetime.date.today().isoformat()
+    results = FOLDER / 'results' / f'cpu-{day}.jsonl'
+    results.parent.mkdir(exist_ok=True)
+    results.write_text(''.join(json.dumps(line) + '\n' for line in comparison.raw))
+    page = FOLDER.parent / 'docs' / 'performance.md'
+    text = page.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        sys.exit(f'against_torch: {page} has no lines {BEGIN} and {END} to write between')
+    note = (f'{processor()}, {comparison.options.threads} threads, {day}: medians of {comparison.options.rounds} rounds, '
+            f'raw lines in `bench/results/{results.name}`.')
+    page.write_text(f'{before}{BEGIN}\n{note}\n\n{table(rows)}\n{END}{after}')
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('bench', type=pathlib.Path)
+    parser.add_argument('venv', type=pathlib.Path)
+    parser.add_argument('--case', action='append')
+    parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument('--rounds', type=int, default=3, help='rounds of alternation')
+    parser.add_argument('--calls', type=int, default=7, help='calls that a process times')
+    parser.add_argument('--write', action='store_true', help='into docs/performance.md and bench/results/')
+    options = parser.parse_args()
+    known = [line.split()[0] for line in lines_of_text([options.bench, '--list'])]
+    for case in options.case or []:
+        if case not in known:
+            parser.error(f'no case {case} (known: {" ".join(known)})')
+    comparison, rows = Comparison(options), []
+    for case in options.case or known:
+        print(f'timing {case}', file=sys.stderr, flush=True)
+        done = comparison.case(case)
+        if done:
+            rows.append(done)
+    if not rows:
+        sys.exit('against_torch: nothing could be timed')
+    print(table(rows))
+    if options.write:
+        write(comparison, rows)
+
+
+def lines_of_text(command):
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,130 @@
+// Cases of the benchmark: layers alone, and networks with their loss.
+#include "bench/cases.h"
+
+#include <algorithm>
+#include <memory>
+
+#include "layers/conv2d.h"
+#include "layers/dattention.h"
+#include "layers/loss.h"
+#include "train/models.h"
+
+namespace dattn {
+
+namespace {
+
+Tensor normal_images(const Shape& shape) {
+  Tensor x = Tensor::empty(shape);
+  const Random random(1, Purpose::test);
+  for (std::int64_t i = 0; i < x.elements(); ++i) {
+    x.data<float>()[i] = static_cast<float>(random.normal(static_cast<std::uint64_t>(i)));
+  }
+  return x;
+}
+
+// A layer on an input whose gradient is wanted too.
+template <typename Layer>
+Running running_layer(Layer layer, const Shape& shape) {
+  auto module = std::make_shared<Layer>(std::move(layer));
+  auto x = std::make_shared<Tensor>(normal_images(shape));
+  return {[=] { return (*module)(*x); },
+          [=] {
+            x->track();
+            zero_grad(*module);
+          }};
+}
+
+// --- the least work ---
+
+// A kernel x kernel convolution to maps of size x size that keeps the size: forward, both gradients, and its activation
+// in and out. The cheapest 3x3 convolution has 36 products for 16 outputs in place of 144.
+Work conv_work(std::int64_t batch, std::int64_t in, std::int64_t out, std::int64_t size, std::int64_t kernel = 3) {
+  const double pixels = static_cast<double>(batch * size * size), i = static_cast<double>(in),
+               o = static_cast<double>(out), k = static_cast<double>(kernel * kernel);
+  return {3 * 2 * pixels * i * o * (kernel == 3 ? k / 4 : k), sizeof(float) * pixels * (3 * i + 2 * o)};
+}
+
+// Projections of queries, samples and mixes, the scores and mixes with their gradients (seven products, two of them
+// forward), and the map in and out.
+Work dattention_work(std::int64_t batch, const DAttentionOptions& o) {
+  const double pixels = static_cast<double>(o.q_h * o.q_w), n = static_cast<double>(batch),
+               samples = static_cast<double>((o.q_h / o.stride) * (o.q_w / o.stride)),
+               C = static_cast<double>(o.channel);
+  return {n * (3 * 2 * 2 * (pixels + samples) * C * C + 7 * 2 * pixels * samples * C),
+          sizeof(float) * 4 * n * pixels * C};
+}
+
+Work network_work(std::int64_t batch, bool attention) {
+  Work sum = conv_work(batch, 3, 24, 31, 2);
+  sum += conv_work(batch, 24, 64, 31);
+  sum += conv_work(batch, 64, 64, 15);
+  sum += conv_work(batch, 64, 256, 15);
+  sum += conv_work(batch, 256, 256, 7);
+  sum += conv_work(batch, 256, 256, 7);
+  sum += conv_work(batch, 256, 256, 3);
+  if (attention) {
+    sum += dattention_work(batch, {.channel = 64, .q_h = 15, .q_w = 15});
+    sum += dattention_work(batch, {.channel = 256, .q_h = 7, .q_w = 7});
+  }
+  return sum;
+}
+
+// --- kinds of cases ---
+
+Case dattention_case(const char* name, std::int64_t batch, const DAttentionOptions& options) {
+  const auto make = [=] {
+    Random random(0, Purpose::init);
+    return running_layer(DAttention(options, random), {batch, options.q_h, options.q_w, options.channel});
+  };
+  return {name, make, dattention_work(batch, options)};
+}
+
+Case conv_case(const char* name, std::int64_t batch, std::int64_t in, std::int64_t out, std::int64_t size) {
+  const auto make = [=] {
+    Random random(0, Purpose::init);
+    return running_layer(Conv2d(in, out, 3, {.padding = 1}, false, random), {batch, size, size, in});
+  };
+  return {name, make, conv_work(batch, in, out, size)};
+}
+
+Case network_case(const char* name, const char* attention, std::int64_t batch) {
+  const auto make = [=]() -> Running {
+    Random random(0, Purpose::init);
+    std::shared_ptr<Classifier> model = make_model({"dattn_cnn", attention, 10}, random);
+    const Tensor images = normal_images({batch, 32, 32, 3});
+    Tensor labels = Tensor::empty({batch}, Dtype::int64);
+    for (std::int64_t i = 0; i < batch; ++i) labels.data<std::int64_t>()[i] = i % 10;
+    return {[=] { return cross_entropy(model->forward(images), labels, 0.2, Reduction::sum); },
+            [=] { zero_grad(*model); }};
+  };
+  return {name, make, network_work(batch, attention != std::string("none"))};
+}
+
+std::vector<Case> make_cases() {
+  const DAttentionOptions seed{.channel = 64, .q_h = 32, .q_w = 32};
+  DAttentionOptions table = seed;
+  table.dwc_pe = false;
+  return {
+      dattention_case("dattention_seed", 8, seed),
+      dattention_case("dattention_seed_table", 8, table),
+      dattention_case("dattention_seed_latency", 1, seed),
+      dattention_case("dattention_15x15", 128, {.channel = 64, .q_h = 15, .q_w = 15}),
+      dattention_case("dattention_7x7", 256, {.channel = 256, .q_h = 7, .q_w = 7}),
+      dattention_case("dattention_stride4", 4, {.channel = 64, .q_h = 64, .q_w = 64, .stride = 4, .ksize = 5}),
+      dattention_case("dattention_256px_stride8", 1, {.channel = 64, .q_h = 256, .q_w = 256, .stride = 8, .ksize = 9}),
+      conv_case("conv_24_64_31", 128, 24, 64, 31),
+      conv_case("conv_64_256_15", 128, 64, 256, 15),
+      conv_case("conv_256_256_7", 256, 256, 256, 7),
+      network_case("dattn_cnn", "dattention", 500),
+      network_case("plain_cnn", "none", 500),
+  };
+}
+
+}  // namespace
+
+const std::vector<Case>& cases() {
+  static const std::vector<Case> all = make_cases();
+  return all;
+}
+
+}  // namespace dattn

@@ -1,0 +1,35 @@
+// The cases of the benchmark, under the names of bench/peer/bench_torch.py.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace dattn {
+
+/// What a case runs: `forward` gives the output (or the loss of a network), `clear` drops gradients between steps.
+struct Running {
+  std::function<Tensor()> forward;
+  std::function<void()> clear;
+};
+
+/// The least that forward + backward can do: operations (multiplications and additions of matrix products, convolutions
+/// by the cheapest algorithm known here) and bytes (what must be kept is written and read once).
+struct Work {
+  double operations = 0, bytes = 0;
+  Work& operator+=(const Work& other) {
+    operations += other.operations, bytes += other.bytes;
+    return *this;
+  }
+};
+
+struct Case {
+  const char* name;
+  std::function<Running()> make;
+  Work work;
+};
+
+const std::vector<Case>& cases();
+
+}  // namespace dattn

@@ -1,0 +1,89 @@
+// Measuring the machine: independent multiply-adds in registers, and y = a x + y over large arrays.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "bench/machine.cpp"
+#include "hwy/foreach_target.h"
+//
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+#include "bench/machine.h"
+#include "core/parallel.h"
+#include "core/simd.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace dattn::HWY_NAMESPACE {
+
+// Multiply-adds that do not wait for each other; returns how many operations they were.
+double MultiplyAdds(std::int64_t rounds, float* result) {
+  constexpr int kSums = 12;  // 4 to 5 cycles of latency, two a cycle
+  const Wide<float> d;
+  hn::Vec<Wide<float>> sum[kSums];
+  for (int i = 0; i < kSums; ++i) sum[i] = hn::Set(d, static_cast<float>(i));
+  const auto a = hn::Set(d, *result), b = hn::Set(d, 0.5f);
+  for (std::int64_t r = 0; r < rounds; ++r) {
+    for (int i = 0; i < kSums; ++i) sum[i] = hn::MulAdd(sum[i], b, a);
+  }
+  for (int i = 1; i < kSums; ++i) sum[0] = hn::Add(sum[0], sum[i]);
+  *result = hn::GetLane(hn::SumOfLanes(d, sum[0]));
+  return static_cast<double>(rounds) * kSums * 2 * static_cast<double>(hn::Lanes(d));
+}
+
+void Axpy(std::int64_t n, const float* x, float* y) { axpy(n, 0.5f, x, y); }
+
+}  // namespace dattn::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace dattn {
+
+HWY_EXPORT(MultiplyAdds);
+HWY_EXPORT(Axpy);
+
+namespace {
+
+double seconds_of(auto&& f) {
+  const auto start = std::chrono::steady_clock::now();
+  f();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+constexpr int kTries = 5;
+
+double measure_operations() {
+  const int threads = thread_count();
+  std::vector<float> results(static_cast<std::size_t>(threads) * 16, 1.0f);  // a cache line each
+  double best = 0, operations = 0;
+  for (int i = 0; i < kTries; ++i) {
+    const double seconds = seconds_of([&] {
+      parallel_for(threads, 1, [&](std::int64_t t, std::int64_t) {
+        const double done = HWY_DYNAMIC_DISPATCH(MultiplyAdds)(4'000'000, &results[static_cast<std::size_t>(t) * 16]);
+        if (t == 0) operations = done * threads;
+      });
+    });
+    best = std::max(best, operations / seconds);
+  }
+  return best;
+}
+
+double measure_bytes() {
+  constexpr std::int64_t kElements = 32 << 20, kTile = 1 << 18;  // two arrays of 128 MiB
+  std::vector<float> x(kElements, 1.0f), y(kElements, 1.0f);
+  double best = 0;
+  for (int i = 0; i < kTries; ++i) {
+    const double seconds = seconds_of([&] {
+      parallel_for(kElements, kTile, [&](std::int64_t begin, std::int64_t end) {
+        HWY_DYNAMIC_DISPATCH(Axpy)(end - begin, x.data() + begin, y.data() + begin);
+      });
+    });
+    best = std::max(best, 3.0 * kElements * sizeof(float) / seconds);
+  }
+  return best;
+}
+
+}  // namespace
+
+Machine measure_machine() { return {measure_operations(), measure_bytes()}; }
+
+}  // namespace dattn
+#endif

@@ -1,0 +1,47 @@
+// From its third step on, training asks the system for no memory: no operator new, and no new block of the pool.
+#include <gtest/gtest.h>
+
+#include "core/autograd.h"
+#include "core/memory.h"
+#include "core/random.h"
+#include "count_new.h"
+#include "layers/loss.h"
+#include "train/models.h"
+#include "train/recipe.h"
+
+namespace dattn::test {
+namespace {
+
+class SteadyStep : public testing::TestWithParam<const char*> {};
+
+TEST_P(SteadyStep, AsksTheSystemForNothing) {
+  if (!kCountsNew) GTEST_SKIP() << "the pool caches nothing under this sanitizer, and operator new is its own";
+  TrainOptions options;
+  options.data = "synthetic";
+  options.attention = GetParam();
+  Random random(0, Purpose::init);
+  const auto model = make_model({"dattn_cnn", options.attention, 10}, random);
+  const auto recipe = make_recipe(options, plan_recipe(options), *model, 100, 10);
+  Tensor images = Tensor::empty({6, 32, 32, 3}), labels = Tensor::empty({6}, Dtype::int64);
+  for (std::int64_t i = 0; i < images.elements(); ++i) {
+    images.data<float>()[i] = static_cast<float>(random.normal(static_cast<std::uint64_t>(i)));
+  }
+  for (std::int64_t i = 0; i < 6; ++i) labels.data<std::int64_t>()[i] = i;
+  const auto step = [&](std::int64_t number) {
+    recipe->prepare(number);
+    const Tensor loss = cross_entropy(model->forward(images), labels, 0.2, Reduction::sum);
+    backward(loss);
+    recipe->apply();
+  };
+  step(0), step(1);
+  const long calls = new_calls();
+  const auto requests = pool::statistics().system_requests;
+  for (std::int64_t number = 2; number < 6; ++number) step(number);
+  EXPECT_EQ(new_calls() - calls, 0);
+  EXPECT_EQ(pool::statistics().system_requests, requests);
+}
+
+INSTANTIATE_TEST_SUITE_P(Networks, SteadyStep, testing::Values("dattention", "self", "none"));
+
+}  // namespace
+}  // namespace dattn::test
