@@ -77,7 +77,7 @@ struct DAttentionNode : Node {
 void expect_parameter(const char* label, const Parameter& p, const Shape& shape, const Tensor& q) {
   if (p && p.shape() == shape && p.value().dtype() == q.dtype()) return;
   fail("dattention: expected {} {} {}, got {} ({})", label, shape, name(q.dtype()),
-       p ? describe(label, p.value()) : "none", describe("q", q));
+       describe(label, p ? p.value() : Tensor()), describe("q", q));
 }
 
 void check_bias(const DAttentionBias& bias, const Tensor& q, const Tensor& offsets, std::int64_t heads,
@@ -87,7 +87,7 @@ void check_bias(const DAttentionBias& bias, const Tensor& q, const Tensor& offse
     const bool three = bias.table && bias.table.shape().rank() == 3;
     if (!three || bias.table.shape()[0] != heads || bias.table.shape()[1] % 2 == 0 || bias.table.shape()[2] % 2 == 0) {
       fail("dattention: expected a bias table [{}, 2h-1, 2w-1], got {}", heads,
-           bias.table ? describe("table", bias.table.value()) : "none");
+           describe("table", bias.table ? bias.table.value() : Tensor()));
     }
     expect_parameter("table", bias.table, bias.table.shape(), q);
   }
@@ -104,7 +104,7 @@ void check_arguments(const Tensor& x, const Tensor& q, const Tensor& offsets, st
                      std::initializer_list<Parameter> biases, std::int64_t heads) {
   const auto shapes = [&] {
     return fmt::format("({}, {}{})", describe("x", x), describe("q", q),
-                       offsets.defined() ? ", " + describe("offsets", offsets) : "");
+                       offsets.defined() ? fmt::format(", {}", describe("offsets", offsets)) : std::string());
   };
   if (x.rank() != 4 || q.rank() != 4) fail("dattention: expected x and q [N,H,W,C] {}", shapes());
   const std::int64_t channels = q.size(3);

@@ -83,8 +83,8 @@ TEST(Tensor, ErrorsByText) {
             "track: gradients need a floating type, [2] is int64");
   EXPECT_EQ(error_text([&] { Tensor::from<float>({3}, std::vector<float>{1}); }),
             "tensor [3]: expected 3 values, got 1");
-  EXPECT_EQ(describe("x", x), "x [2,3] float32");
-  EXPECT_EQ(describe("x", Tensor()), "x undefined");
+  EXPECT_EQ(fmt::format("{}", describe("x", x)), "x [2,3] float32");
+  EXPECT_EQ(fmt::format("{}", describe("x", Tensor())), "x undefined");
 }
 
 TEST(Shape, SizesProductsAndErrors) {

@@ -55,18 +55,18 @@ class DattnCnnRecipe final : public Recipe {
     attention_lr_ = kAttentionLr * options.lr_scale * root;
     const auto warm_steps = static_cast<std::int64_t>(std::ceil(kWarmUpImages / batch));
     warming_ = schedule::warm_up(warm_steps, falling_);
-    sgd_ = add(Sgd({{flat().group(kWhiten), bias_lr_, decay / kBiasLr},
-                    {flat().group(kNorms), bias_lr_, decay / kBiasLr},
-                    {flat().group(kHead), head_lr_, decay / kHeadLr}},
-                   SgdOptions{.momentum = 0.85, .nesterov = true}));
-    muon_ = add(Muon({{flat().group(kFilters), filter_lr_}}, MuonOptions{.momentum = 0.6,
-                                                                         .nesterov = true,
-                                                                         .newton_schulz = {.steps = 3},
-                                                                         .scale = MuonScale::none,
-                                                                         .normalise_weights = true}));
+    sgd_ = add<Sgd>({{flat().group(kWhiten), bias_lr_, decay / kBiasLr},
+                     {flat().group(kNorms), bias_lr_, decay / kBiasLr},
+                     {flat().group(kHead), head_lr_, decay / kHeadLr}},
+                    SgdOptions{.momentum = 0.85, .nesterov = true});
+    muon_ = add<Muon>({{flat().group(kFilters), filter_lr_}}, MuonOptions{.momentum = 0.6,
+                                                                          .nesterov = true,
+                                                                          .newton_schulz = {.steps = 3},
+                                                                          .scale = MuonScale::none,
+                                                                          .normalise_weights = true});
     if (model.attention1 || model.attention2) {
-      adamw_ = add(AdamW({{flat().group(kAttention), attention_lr_, 0.01 * root, 1 / batch}},
-                         AdamOptions{.beta1 = 0.9, .beta2 = 0.95}));
+      adamw_ = add<AdamW>({{flat().group(kAttention), attention_lr_, 0.01 * root, 1 / batch}},
+                          AdamOptions{.beta1 = 0.9, .beta2 = 0.95});
     }
   }
 
@@ -126,7 +126,7 @@ class Resnet18Recipe final : public Recipe {
     const double lr = kLr * options.lr_scale * static_cast<double>(plan.batch_size) / kBatch;
     rate_ = schedule::warm_up(steps_per_epoch, schedule::cosine(lr, 0, steps));
     sgd_ =
-        add(Sgd({{flat().group(0), lr, kDecay}, {flat().group(1), lr}}, SgdOptions{.momentum = 0.9, .nesterov = true}));
+        add<Sgd>({{flat().group(0), lr, kDecay}, {flat().group(1), lr}}, SgdOptions{.momentum = 0.9, .nesterov = true});
   }
 
   void prepare(std::int64_t step) override {

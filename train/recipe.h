@@ -41,11 +41,13 @@ class Recipe {
 
  protected:
   explicit Recipe(const std::vector<std::vector<NamedParameter>>& groups) : flat_(groups) {}
-  /// Takes an optimizer over some groups of flat().
-  template <typename O>
-  O* add(O optimizer) {
-    optimizers_.push_back(std::make_unique<O>(std::move(optimizer)));
-    return static_cast<O*>(optimizers_.back().get());
+  /// Makes an optimizer over some groups of flat(), which apply() then steps.
+  template <typename O, typename Options>
+  O* add(std::vector<ParameterGroup> groups, const Options& options) {
+    auto optimizer = std::make_unique<O>(std::move(groups), options);
+    O* made = optimizer.get();
+    optimizers_.push_back(std::move(optimizer));
+    return made;
   }
 
  private:
