@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "layers/batchnorm.h"
-#include "layers/channel_sweeps.h"
+#include "layers/channel_sweeps-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {

@@ -10,7 +10,7 @@
 #include "core/parallel.h"
 #include "core/simd.h"
 #include "layers/conv2d.h"
-#include "layers/conv2d_block.h"
+#include "layers/conv2d_block-inl.h"
 #include "layers/conv2d_taps.h"
 #include "layers/winograd.h"
 

@@ -5,7 +5,7 @@
 //
 #include <cmath>
 
-#include "layers/channel_sweeps.h"
+#include "layers/channel_sweeps-inl.h"
 #include "layers/groupnorm.h"
 
 HWY_BEFORE_NAMESPACE();

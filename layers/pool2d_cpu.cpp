@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "layers/channel_sweeps.h"
+#include "layers/channel_sweeps-inl.h"
 #include "layers/pool2d.h"
 
 HWY_BEFORE_NAMESPACE();

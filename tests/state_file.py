@@ -5,6 +5,7 @@ usage: state_file.py write FILE          a file with one tensor of each type tha
        state_file.py judge FILE          reads pieces (8 bytes of length, then a safetensors file), prints ok or the error for each
 """
 import ctypes
+import json
 import struct
 import sys
 
@@ -39,9 +40,10 @@ def write(path):
 
 def rewrite(source, target):
     with open(source, 'rb') as file:
-        tensors = {name: (t['dtype'], t['shape'], bytes(t['data'])) for name, t in safetensors.deserialize(file.read())}
-    with safetensors.safe_open(source, 'np') as file:
-        save(target, tensors, file.metadata())
+        data = file.read()
+    tensors = {name: (t['dtype'], t['shape'], bytes(t['data'])) for name, t in safetensors.deserialize(data)}
+    length, = struct.unpack_from('<Q', data)  # safe_open gives the metadata too, but needs numpy
+    save(target, tensors, json.loads(data[8:8 + length]).get('__metadata__'))
 
 
 def judge(path):

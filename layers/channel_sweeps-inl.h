@@ -1,11 +1,11 @@
 // Sweeps over x [S,R,C], S segments of R rows, with SIMD over the channels: sums, moments and affine maps for each
 // channel of a segment. BatchNorm is one segment; in GroupNorm and global pooling an image is one. Included by kernel
 // files as core/simd.h is.
-#if defined(DATTN_LAYERS_CHANNEL_SWEEPS_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef DATTN_LAYERS_CHANNEL_SWEEPS_H_
-#undef DATTN_LAYERS_CHANNEL_SWEEPS_H_
+#if defined(DATTN_LAYERS_CHANNEL_SWEEPS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef DATTN_LAYERS_CHANNEL_SWEEPS_INL_H_
+#undef DATTN_LAYERS_CHANNEL_SWEEPS_INL_H_
 #else
-#define DATTN_LAYERS_CHANNEL_SWEEPS_H_
+#define DATTN_LAYERS_CHANNEL_SWEEPS_INL_H_
 #endif
 
 #include <algorithm>

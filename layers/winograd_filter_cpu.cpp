@@ -1,0 +1,132 @@
+// CPU kernel of the filter gradient by Winograd's F(4x4, 3x3): with the matrices of winograd_cpu.cpp,
+//   dw = G' [sum over squares of (A dy A') * (B' d B)] G       (3x3 taps)
+// for each of the 36 places a matrix product over squares.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "layers/winograd_filter_cpu.cpp"
+#include "hwy/foreach_target.h"
+//
+#include <algorithm>
+
+#include "core/memory.h"
+#include "layers/winograd.h"
+#include "layers/winograd_squares-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace dattn::HWY_NAMESPACE {
+
+class WinogradFilter {
+ public:
+  WinogradFilter(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw)
+      : x_(squares_of<kIn>(x, dy, -o.padding)),
+        dy_(squares_of<kOut>(dy, dy, 0)),
+        squares_(dy.size(0) * dy_.rows * dy_.columns),
+        row_(round_up(dy_.C, block_columns<float>())),
+        sums_size_(kPlaces * x_.C * row_),
+        block_(block_squares(x_.C, dy_.C)),
+        zeros_(static_cast<std::size_t>(std::max(x_.C, dy_.C))),
+        dw_(dw.data<float>()) {
+    std::fill_n(zeros_.data(), zeros_.size(), 0.0f);
+    const std::int64_t bytes = sums_size_ * static_cast<std::int64_t>(sizeof(float));
+    const std::int64_t parts = std::clamp<std::int64_t>(kPartsBytes / bytes, kLeastParts, kMostParts);
+    part_ = round_up(tile_count(squares_, parts), block_);
+  }
+
+  void run() {
+    const std::int64_t parts = tile_count(squares_, part_);
+    Scratch<float> sums(static_cast<std::size_t>(parts * sums_size_));
+    parallel_for(squares_, part_, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+      add_part(begin, end, sums.data() + begin / part_ * sums_size_);
+    });
+    add_sums(sums.data(), parts);
+  }
+
+ private:
+  static constexpr std::int64_t kPartsBytes = 32 << 20, kLeastParts = 4, kMostParts = 32;
+
+  // Squares [begin, end) into one partial sum [place][x channel][dy channel].
+  void add_part(std::int64_t begin, std::int64_t end, float* sums) {
+    std::fill_n(sums, sums_size_, 0.0f);
+    const Places px(block_, x_.C), pdy(block_, row_);
+    Scratch<float> v(px.size()), z(pdy.size());
+    std::fill_n(z.data(), z.size(), 0.0f);  // also what lies beyond the last channel
+    for (std::int64_t t = begin; t < end; t += block_) {
+      const std::int64_t last = std::min(end, t + block_);
+      transform_squares<InputTransform>(x_, t, last, zeros_.data(), px, v.data());
+      transform_squares<OutputGradientTransform>(dy_, t, last, zeros_.data(), pdy, z.data());
+      for (int i = 0; i < kPlaces; ++i) {
+        add_place(last - t, px, v.data() + i * px.place, pdy, z.data() + i * pdy.place, sums + i * x_.C * row_);
+      }
+    }
+  }
+
+  // sums [x channel][dy channel] += v' z over the squares of one block.
+  void add_place(std::int64_t squares, const Places& px, const float* v, const Places& pdy, const float* z,
+                 float* sums) const {
+    const std::int64_t columns = block_columns<float>(), lanes = static_cast<std::int64_t>(hn::Lanes(Wide<float>()));
+    const Run run{0, 0, squares};
+    HWY_ALIGN float spare[kVectors * HWY_MAX_BYTES / sizeof(float)] = {};
+    for (std::int64_t j = 0; j < dy_.C; j += columns) {
+      const int vectors = static_cast<int>(tile_count(std::min(columns, dy_.C - j), lanes));
+      for (std::int64_t s = 0; s < x_.C; s += kRows) {
+        const float* a[kRows];
+        float* c[kRows];
+        for (int r = 0; r < kRows; ++r) {  // channels beyond the last repeat one, and go nowhere
+          a[r] = v + std::min(s + r, x_.C - 1);
+          c[r] = s + r < x_.C ? sums + (s + r) * row_ + j : spare;
+        }
+        multiply_block<float>(vectors, a, px.row, z + j, pdy.row, &run, &run + 1, nullptr, c);
+      }
+    }
+  }
+
+  // dw += G' (the partial sums, in order) G.
+  void add_sums(const float* sums, std::int64_t parts) const {
+    parallel_for(dy_.C, block_columns<float>(), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+      for (std::int64_t c = 0; c < x_.C; ++c) {
+        for_channels(Wide<float>(), begin, end, [&](auto d, std::int64_t out) HWY_ATTR {
+          hn::Vec<decltype(d)> u[kIn][kIn], w[kTaps][kTaps];
+          for (int i = 0; i < kPlaces; ++i) {
+            const float* part = sums + (i * x_.C + c) * row_ + out;
+            auto sum = hn::LoadU(d, part);
+            for (std::int64_t p = 1; p < parts; ++p) sum = hn::Add(sum, hn::LoadU(d, part + p * sums_size_));
+            u[i / kIn][i % kIn] = sum;
+          }
+          transform<FilterGradientTransform>(d, u, w);
+          HWY_ALIGN float values[HWY_MAX_BYTES / sizeof(float)];
+          for (int k = 0; k < kTaps * kTaps; ++k) {
+            hn::Store(w[k / kTaps][k % kTaps], d, values);
+            for (std::int64_t l = 0; l < static_cast<std::int64_t>(hn::Lanes(d)); ++l) {
+              dw_[((out + l) * kTaps * kTaps + k) * x_.C + c] += values[l];
+            }
+          }
+        });
+      }
+    });
+  }
+
+  const Squares<kIn> x_;
+  const Squares<kOut> dy_;
+  const std::int64_t squares_, row_, sums_size_, block_;
+  Scratch<float> zeros_;
+  float* dw_;
+  std::int64_t part_;  // squares of a partial sum
+};
+
+void WinogradBackwardFilter(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {
+  WinogradFilter(dy, x, o, dw).run();
+}
+
+}  // namespace dattn::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace dattn {
+
+HWY_EXPORT(WinogradBackwardFilter);
+
+void winograd_backward_filter(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {
+  HWY_DYNAMIC_DISPATCH(WinogradBackwardFilter)(dy, x, o, dw);
+}
+
+}  // namespace dattn
+#endif
