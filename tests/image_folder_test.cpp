@@ -189,7 +189,7 @@ TEST(Picture, ChangedPngsWithRightCheckSumsDecodeOrAreRefused) {
     const ByteList whole = picture_file(PictureFormat::png, 11, 17, channels);
     Random random(7, Purpose::test, 0, static_cast<std::uint32_t>(channels));
     int decoded = 0;
-    const int count = rounds(2000);
+    const int count = rounds(10'000);
     for (int i = 0; i < count; ++i) {
       ByteList bytes = whole;
       for (auto changes = 1 + random.next_below(3); changes > 0; --changes) {

@@ -6,7 +6,9 @@
 
 namespace dattn::test {
 
-/// `full` rounds, a twentieth of them where the environment variable DATTN_SMALL is set.
-inline int rounds(int full) { return std::getenv("DATTN_SMALL") ? std::max(1, full / 20) : full; }
+/// Whether the environment variable DATTN_SMALL asks for short tests.
+inline bool small() { return std::getenv("DATTN_SMALL") != nullptr; }
+/// `full` rounds, or a twentieth of them.
+inline int rounds(int full) { return small() ? std::max(1, full / 20) : full; }
 
 }  // namespace dattn::test
