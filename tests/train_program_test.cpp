@@ -1,12 +1,12 @@
 // The programs `train` and `eval` as a user runs them: files, resumption bit for bit, signals, errors by their text.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "core/state_file.h"
 #include "program.h"
@@ -17,14 +17,16 @@ namespace {
 
 class TrainProgram : public testing::Test {
  protected:
-  TrainProgram() { write_small_cifar(data(), 12); }
+  TrainProgram() { write_small_cifar(data(), 3 * kBatch / 5); }
+
+  static inline const int kBatch = small() ? 5 : 20;
 
   std::string data() const { return folder_ / "cifar"; }
   std::string out(const std::string& name) const { return folder_ / name; }
-  // 60 images, 3 epochs of 3 steps.
+  // 3 kBatch images, 3 epochs of 3 steps.
   std::string command(const std::string& out_name, const std::string& more = "") const {
-    return "--data " + data() + " --out " + out(out_name) +
-           " --batch-size 20 --epochs 3 --seed 5 --attention dattention " + more;
+    return fmt::format("--data {} --out {} --batch-size {} --epochs 3 --seed 5 --attention dattention {}", data(),
+                       out(out_name), kBatch, more);
   }
   StateFile last(const std::string& out_name) const { return read_state_file(out(out_name) + "/last.safetensors"); }
 
@@ -68,7 +70,7 @@ TEST_F(TrainProgram, LeavesCheckpointMetricsAndRecord) {
   EXPECT_EQ(second.rfind("2,4,", 0), 0u) << second;
   EXPECT_FALSE(std::getline(csv, third));
   const auto run = nlohmann::json::parse(read_text(out("a") + "/run.json"));
-  EXPECT_EQ(run["options"]["batch-size"], 20);
+  EXPECT_EQ(run["options"]["batch-size"], kBatch);
   EXPECT_EQ(run["seed"], 5);
   EXPECT_TRUE(run.contains("version") && run.contains("compiler") && run.contains("processor"));
 }
@@ -100,12 +102,13 @@ TEST_F(TrainProgram, ResumesToTheSameBits) {
 }
 
 TEST_F(TrainProgram, ResumesAfterKill) {
+  const auto start = std::chrono::steady_clock::now();
   ASSERT_EQ(run_program("train", command("whole")).status, 0);
-  std::set<int> statuses;
-  for (const double seconds : {0.3, 0.6, 0.9}) {
+  const std::chrono::duration<double> whole = std::chrono::steady_clock::now() - start;
+  for (const double share : {0.2, 0.4, 0.6}) {
     const std::string resume = std::filesystem::exists(out("killed") + "/last.safetensors") ? " --resume" : "";
     if (resume.empty()) std::filesystem::remove_all(out("killed"));
-    statuses.insert(run_and_signal("train", command("killed", "--save-every 1" + resume), seconds, SIGKILL).status);
+    run_and_signal("train", command("killed", "--save-every 1" + resume), share * whole.count(), SIGKILL);
   }
   const bool begun = std::filesystem::exists(out("killed") + "/last.safetensors");
   const auto result = run_program("train", command("killed", begun ? "--resume" : ""));
@@ -115,7 +118,7 @@ TEST_F(TrainProgram, ResumesAfterKill) {
 
 TEST_F(TrainProgram, AnInterruptSavesAndStops) {
   ASSERT_EQ(run_program("train", command("whole", "--epochs 200 --max-steps 12")).status, 0);
-  const auto stopped = run_and_signal("train", command("stopped", "--epochs 200"), 1.0, SIGINT);
+  const auto stopped = run_and_signal("train", command("stopped", "--epochs 200"), small() ? 5.0 : 1.0, SIGINT);
   ASSERT_EQ(stopped.status, 130) << stopped.output;
   EXPECT_NE(stopped.output.find("--resume"), std::string::npos) << stopped.output;
   const int step = nlohmann::json::parse(last("stopped").metadata.at("state")).at("step");
@@ -139,8 +142,9 @@ TEST_F(TrainProgram, RefusesWhatCannotBe) {
       {"--model resnet18 --attention self", 2, "--attention"},
       {"--resume", 2, "--out"},
       {"--out " + out("none") + " --resume", 1, "nothing to resume"},
-      {command("x", "--batch-size 61"), 1, "61 images a step, but only 60"},
-      {command("x", "--holdout 60"), 1, "--holdout"},
+      {command("x", fmt::format("--batch-size {}", 3 * kBatch + 1)), 1,
+       fmt::format("{} images a step, but only {}", 3 * kBatch + 1, 3 * kBatch)},
+      {command("x", fmt::format("--holdout {}", 3 * kBatch)), 1, "--holdout"},
       {"--config " + out("no.ini"), 2, "no.ini"},
   };
   for (const auto& [arguments, status, text] : cases) {
@@ -175,7 +179,7 @@ TEST_F(TrainProgram, LostNumbersStopTheRun) {
 }
 
 TEST_F(TrainProgram, ReadsAConfigFile) {
-  std::ofstream(folder_ / "options.ini") << "epochs = 1\nbatch-size = 30\nseed = 9\n";
+  std::ofstream(folder_ / "options.ini") << "epochs = 1\nseed = 9\nbatch-size = " << 3 * kBatch / 2 << "\n";
   const auto result = run_program("train", "--config " + (folder_ / "options.ini") + " --data " + data() + " --out " +
                                                out("a") + " --attention none");
   ASSERT_EQ(result.status, 0) << result.output;
