@@ -33,7 +33,7 @@ class TemporaryFolder {
 std::string read_text(const std::string& path);
 
 /// Writes a CIFAR-10 binary folder of random images whose class shows in their brightness: `per_file` images in each of
-/// the five training files and in the test file.
+/// the five training files, a third as many in the test file.
 void write_small_cifar(const std::string& folder, int per_file);
 
 }  // namespace dattn::test

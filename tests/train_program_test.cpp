@@ -188,7 +188,7 @@ TEST_F(TrainProgram, ReadsAConfigFile) {
 
 TEST_F(TrainProgram, ResnetTrains) {
   const auto result =
-      run_program("train", "--data " + data() + " --model resnet18 --batch-size 10 --max-steps 2 --out " + out("r"));
+      run_program("train", "--data " + data() + " --model resnet18 --batch-size 5 --max-steps 2 --out " + out("r"));
   ASSERT_EQ(result.status, 0) << result.output;
 }
 
