@@ -78,21 +78,25 @@ BatchNorm2d::BatchNorm2d(std::int64_t channels, const BatchNormOptions& o) : opt
   num_batches_tracked = Tensor::zeros({}, Dtype::int64);
 }
 
-Tensor BatchNorm2d::operator()(const Tensor& x) {
+BatchNorm2d::Moments BatchNorm2d::moments(const Tensor& x) {
   check_input(*this, x);
-  Tensor mean = running_mean, var = running_var;
-  if (training) {
-    mean = Tensor::like(running_mean);
-    var = Tensor::like(running_var);
-    batchnorm_statistics(x, mean, var);
-    batchnorm_update(mean, var, x.shape().rows(), options.momentum, running_mean, running_var, num_batches_tracked);
-  }
+  // The running statistics may move on before backward.
+  if (!training)
+    return recording() ? Moments{running_mean.clone(), running_var.clone()} : Moments{running_mean, running_var};
+  Moments m{Tensor::like(running_mean), Tensor::like(running_var)};
+  batchnorm_statistics(x, m.mean, m.var);
+  batchnorm_update(m.mean, m.var, x.shape().rows(), options.momentum, running_mean, running_var, num_batches_tracked);
+  return m;
+}
+
+Tensor BatchNorm2d::operator()(const Tensor& x) {
+  const auto [mean, var] = moments(x);
   Tensor y = Tensor::like(x);
   batchnorm_forward(x, mean, var, weight.value(), bias.value(), options.eps, y);
-  const auto fill = [&](BatchNormNode& node) {
+  const auto fill = [&, &mean = mean, &var = var](BatchNormNode& node) {
     node.x = x;
-    node.mean = training ? mean : mean.clone();  // the running statistics may move on before backward
-    node.var = training ? var : var.clone();
+    node.mean = mean;
+    node.var = var;
     node.weight = weight;
     node.bias = bias;
     node.eps = options.eps;

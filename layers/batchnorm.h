@@ -30,6 +30,12 @@ struct BatchNorm2d {
   /// In training also updates the running statistics; their variance is the unbiased one, over R - 1. Errors: other
   /// than C channels, another type than the parameters', and in training fewer than 2 values a channel.
   Tensor operator()(const Tensor& x);
+  /// Mean and variance [C] that x is normalised by, for operations that use them otherwise; checks and updates as
+  /// above.
+  struct Moments {
+    Tensor mean, var;
+  };
+  Moments moments(const Tensor& x);
   void visit(Visitor& v);
 };
 

@@ -38,13 +38,13 @@ void BatchNormBackwardSums(const Tensor& dy, const Tensor& x, const Tensor& mean
   dispatch_float("batchnorm2d", x.dtype(), [&]<typename T>() HWY_ATTR {
     const T *pdy = dy.data<T>(), *px = x.data<T>();
     if (!sum_dy_xhat) {
-      channel_sums<T>(whole_batch(x), nullptr, sum_dy.data<T>(), nullptr,
+      channel_sums<T>(whole_batch(x), {}, sum_dy.data<T>(), nullptr,
                       [&](auto d, std::int64_t i, const T*, auto& sum, auto&)
                           HWY_ATTR { sum = hn::Add(sum, hn::LoadU(d, pdy + i)); });
       return;
     }
     T* pxhat = sum_dy_xhat.data<T>();
-    channel_sums<T>(whole_batch(x), mean.data<T>(), sum_dy.data<T>(), pxhat,
+    channel_sums<T>(whole_batch(x), {mean.data<T>()}, sum_dy.data<T>(), pxhat,
                     [&](auto d, std::int64_t i, const T* m, auto& sum, auto& product) HWY_ATTR {
                       const auto v = hn::LoadU(d, pdy + i);
                       sum = hn::Add(sum, v);

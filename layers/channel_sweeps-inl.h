@@ -125,17 +125,17 @@ struct TilePartials {
   T* b(std::int64_t tile) { return a(tile) + channels; }
 };
 
-/// a[s,c] = scale_a * sum over rows of what f(d, i, j, sum_a, sum_b) adds to its sums, b likewise; b may be null. Here
-/// j is the place in the period of `repeated`, the values m [S,C] repeated (none where m is null): f(d, i, repeated +
-/// j, sum_a, sum_b).
+/// a[s,c] = the sum over rows of what f(d, i, m, sum_a, sum_b) adds to its sums, b likewise; b may be null. m points at
+/// the lanes' own of the first of `values` [S,C], repeated over the period; those of the next are a period further.
 template <typename T, typename F>
-HWY_INLINE void channel_sums(const ChannelSweep& sweep, const T* m, T* a, T* b, F&& f) {
+HWY_INLINE void channel_sums(const ChannelSweep& sweep, std::initializer_list<const T*> values, T* a, T* b, F&& f) {
   TilePartials<T> partials(sweep);
-  const std::int64_t C = sweep.channels, period = sweep.period;
+  const std::int64_t C = sweep.channels, period = sweep.period, rows = static_cast<std::int64_t>(values.size());
   sweep.for_tiles([&](std::int64_t tile, std::int64_t segment, std::int64_t begin, std::int64_t count) HWY_ATTR {
-    Scratch<T> scratch(static_cast<std::size_t>(3 * period));
+    Scratch<T> scratch(static_cast<std::size_t>((2 + rows) * period));
     T *sum_a = scratch.data(), *sum_b = sum_a + period, *repeated = sum_b + period;
-    if (m) repeat_channels(sweep, m + segment * C, repeated);
+    for (std::int64_t k = 0; k < rows; ++k)
+      repeat_channels(sweep, values.begin()[k] + segment * C, repeated + k * period);
     sum_rows(sweep, count, sum_a, sum_b, [&](auto d, std::int64_t i, std::int64_t j, auto& va, auto& vb) HWY_ATTR {
       f(d, begin + i, repeated + j, va, vb);
     });

@@ -18,9 +18,11 @@ Kind kind_of(const Tensor& w, const Conv2dOptions& o) {
 
 Tensor as_matrix(const Tensor& filters) { return filters.view({filters.size(0), filters.size(3)}); }
 
-void forward(Kind kind, const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y) {
+void forward(Kind kind, const Tensor& x, const Tensor& w, const Tensor& b, const Tensor& addend, const Conv2dOptions& o,
+             Tensor& y) {
   if (kind == Kind::linear) return linear_forward(x, as_matrix(w), b, y);
-  (kind == Kind::depthwise ? depthwise_conv2d_forward : conv2d_forward)(x, w, b, o, y);
+  if (kind == Kind::depthwise) return depthwise_conv2d_forward(x, w, b, addend, o, y);
+  conv2d_forward(x, w, b, o, y);
 }
 
 void backward_data(Kind kind, const Tensor& dy, const Tensor& w, const Conv2dOptions& o, Tensor& dx) {
@@ -52,6 +54,7 @@ struct Conv2dNode : Node {
     }
     if (weight.trainable()) backward_filter(kind, dy, x, options, weight.grad());
     if (bias.trainable()) bias_backward(dy, bias.grad());
+    if (inputs.size() > 1) give(1, dy);  // an addend
   }
 };
 
@@ -74,8 +77,8 @@ void check_image_size(const Tensor& x, const Tensor& w, const Conv2dOptions& o) 
 }
 
 // What the plain and the shared convolution ask alike; `channels` of x go into one application of the filters.
-void check_conv2d(const Tensor& x, const Parameter& weight, const Parameter& bias, const Conv2dOptions& o,
-                  std::int64_t channels) {
+void check_channels(const Tensor& x, const Parameter& weight, const Parameter& bias, const Conv2dOptions& o,
+                    std::int64_t channels) {
   const Tensor& w = weight.value();
   if (channels % o.groups != 0 || w.size(0) % o.groups != 0) {
     fail("conv2d: {} input and {} output channels cannot be split into {} groups {}", channels, w.size(0), o.groups,
@@ -103,17 +106,24 @@ void check_ranks(const Tensor& x, const Parameter& weight) {
 }
 
 Tensor apply(const Tensor& x, const Parameter& weight, const Parameter& bias, const Conv2dOptions& options,
-             std::int64_t outputs, Kind kind) {
+             std::int64_t outputs, Kind kind, const Tensor& addend = {}) {
   const Tensor& w = weight.value();
   Tensor y = Tensor::empty(
       {x.size(0), conv2d_size(x.size(1), w.size(1), options), conv2d_size(x.size(2), w.size(2), options), outputs},
       x.dtype(), x.device());  // y [N,Ho,Wo,O]
-  forward(kind, x, w, bias ? bias.value() : Tensor(), options, y);
-  return record<Conv2dNode>(std::move(y), {x}, {weight, bias}, [&](Conv2dNode& node) {
+  if (addend && (addend.shape() != y.shape() || addend.dtype() != y.dtype())) {
+    fail("conv2d: expected an addend {} {}, got {} {}", y.shape(), name(y.dtype()), describe("addend", addend),
+         shapes_of(x, w));
+  }
+  forward(kind, x, w, bias ? bias.value() : Tensor(), addend, options, y);
+  const Tensor inputs[] = {x, addend};
+  const auto fill = [&](Conv2dNode& node) {
     if (weight.trainable()) node.x = x.detach();
     node.weight = weight, node.bias = bias, node.options = options;
     node.x_shape = x.shape(), node.kind = kind;
-  });
+  };
+  const Parameter parameters[] = {weight, bias};
+  return record<Conv2dNode>(std::move(y), std::span(inputs, addend ? 2 : 1), std::span(parameters), fill);
 }
 
 }  // namespace
@@ -122,10 +132,14 @@ std::int64_t conv2d_size(std::int64_t size, std::int64_t kernel, const Conv2dOpt
   return (size + 2 * o.padding - o.dilation * (kernel - 1) - 1) / o.stride + 1;
 }
 
-Tensor conv2d(const Tensor& x, const Parameter& weight, const Parameter& bias, const Conv2dOptions& options) {
+void check_conv2d(const Tensor& x, const Parameter& weight, const Parameter& bias, const Conv2dOptions& options) {
   check_options(options);
   check_ranks(x, weight);
-  check_conv2d(x, weight, bias, options, x.size(3));
+  check_channels(x, weight, bias, options, x.size(3));
+}
+
+Tensor conv2d(const Tensor& x, const Parameter& weight, const Parameter& bias, const Conv2dOptions& options) {
+  check_conv2d(x, weight, bias, options);
   return apply(x, weight, bias, options, weight.shape()[0], kind_of(weight.value(), options));
 }
 
@@ -143,8 +157,19 @@ Tensor depthwise_conv2d_shared(const Tensor& x, const Parameter& weight, const P
     fail("conv2d: {} filters shared by {} groups expect {} input channels, input has {} {}", C, groups, groups * C,
          x.size(3), shapes_of(x, w));
   }
-  check_conv2d(x, weight, bias, options, C);
+  check_channels(x, weight, bias, options, C);
   return apply(x, weight, bias, options, x.size(3), Kind::depthwise);
+}
+
+Tensor depthwise_conv2d_add(const Tensor& addend, const Tensor& x, const Parameter& weight, const Parameter& bias,
+                            const Conv2dOptions& options) {
+  check_conv2d(x, weight, bias, options);
+  check(addend.defined(), "conv2d: expected an addend, got an undefined one");
+  if (kind_of(weight.value(), options) != Kind::depthwise) {
+    fail("conv2d: expected a depthwise convolution to add, got {} groups {}", options.groups,
+         shapes_of(x, weight.value()));
+  }
+  return apply(x, weight, bias, options, x.size(3), Kind::depthwise, addend);
 }
 
 Conv2d::Conv2d(std::int64_t in, std::int64_t out, std::int64_t kernel, const Conv2dOptions& o, bool with_bias,

@@ -21,11 +21,18 @@ std::int64_t conv2d_size(std::int64_t size, std::int64_t kernel, const Conv2dOpt
 /// x [N,H,W,C], weight [O,Kh,Kw,C/groups], bias [O] or absent; gives [N,Ho,Wo,O].
 Tensor conv2d(const Tensor& x, const Parameter& weight, const Parameter& bias = {}, const Conv2dOptions& options = {});
 
+/// The errors of conv2d, for operations that convolve and do more.
+void check_conv2d(const Tensor& x, const Parameter& weight, const Parameter& bias, const Conv2dOptions& options);
+
 /// One depthwise filter bank on each of `groups` groups of channels: x [N,H,W,groups*C], weight [C,Kh,Kw,1], bias [C]
 /// or absent; gives [N,Ho,Wo,groups*C]. The same as the depthwise conv2d (options.groups = C) of the groups as images
 /// of their own, without moving them.
 Tensor depthwise_conv2d_shared(const Tensor& x, const Parameter& weight, const Parameter& bias,
                                const Conv2dOptions& options, std::int64_t groups);
+
+/// addend + depthwise conv2d(x), in one sweep over the output: `addend` has its shape.
+Tensor depthwise_conv2d_add(const Tensor& addend, const Tensor& x, const Parameter& weight, const Parameter& bias,
+                            const Conv2dOptions& options);
 
 // Kernels for any groups; b may be undefined.
 extern Kernel<void(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& options, Tensor& y)>
@@ -35,7 +42,9 @@ extern Kernel<void(const Tensor& dy, const Tensor& w, const Conv2dOptions& optio
 extern Kernel<void(const Tensor& dy, const Tensor& x, const Conv2dOptions& options, Tensor& dw)> conv2d_backward_filter;
 
 // The same with one filter a channel: channel c of x goes through filter c mod w.size(0). options.groups is not read.
-extern Kernel<void(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& options, Tensor& y)>
+// `addend`, like y or undefined, is added.
+extern Kernel<void(const Tensor& x, const Tensor& w, const Tensor& b, const Tensor& addend,
+                   const Conv2dOptions& options, Tensor& y)>
     depthwise_conv2d_forward;
 extern Kernel<void(const Tensor& dy, const Tensor& w, const Conv2dOptions& options, Tensor& dx)>
     depthwise_conv2d_backward_data;
@@ -51,6 +60,7 @@ struct Conv2d {
 
   Conv2d(std::int64_t in, std::int64_t out, std::int64_t kernel, const Conv2dOptions& options, bool with_bias,
          Random& random);
+  Conv2d(Parameter w, Parameter b, const Conv2dOptions& o) : weight(std::move(w)), bias(std::move(b)), options(o) {}
   Tensor operator()(const Tensor& x) const { return conv2d(x, weight, bias, options); }
   void visit(Visitor& v);
 };

@@ -255,11 +255,11 @@ namespace {
 HWY_EXPORT(Conv2dForward);
 HWY_EXPORT(Conv2dBackwardData);
 void forward_cpu(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y) {
-  if (winograd_suits(x, w, o, y)) return winograd_forward(x, w, b, o, y);
+  if (winograd_suits(w, o, x.shape(), y.shape())) return winograd_forward(x, w, b, o, y);
   HWY_DYNAMIC_DISPATCH(Conv2dForward)(x, w, b, o, y);
 }
 void backward_data_cpu(const Tensor& dy, const Tensor& w, const Conv2dOptions& o, Tensor& dx) {
-  if (winograd_suits(dy, w, o, dx)) return winograd_backward_data(dy, w, o, dx);
+  if (winograd_suits(w, o, dy.shape(), dx.shape())) return winograd_backward_data(dy, w, o, dx);
   HWY_DYNAMIC_DISPATCH(Conv2dBackwardData)(dy, w, o, dx);
 }
 }  // namespace

@@ -224,7 +224,7 @@ namespace dattn {
 namespace {
 HWY_EXPORT(Conv2dBackwardFilter);
 void backward_filter_cpu(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {
-  if (winograd_suits(x, dw, o, dy)) return winograd_backward_filter(dy, x, o, dw);
+  if (winograd_suits(dw, o, x.shape(), dy.shape())) return winograd_backward_filter(dy, x, o, dw);
   HWY_DYNAMIC_DISPATCH(Conv2dBackwardFilter)(dy, x, o, dw);
 }
 }  // namespace

@@ -167,7 +167,7 @@ Tensor DAttention::operator()(const Tensor& x) const {
   const Tensor source = options.no_off && options.stride > 1 ? avg_pool2d(x, options.stride) : x;
   Tensor mix = dattention(source, q, offsets, proj_k.weight, proj_k.bias, proj_v.weight, proj_v.bias, bias,
                           options.n_heads, options.offset_range_factor, attn_drop.mask());
-  if (dwc) mix = add(mix, (*dwc)(q));
+  if (dwc) mix = depthwise_conv2d_add(mix, q, dwc->weight, dwc->bias, dwc->options);
   return proj_drop(proj_out(mix));  // (15)
 }
 

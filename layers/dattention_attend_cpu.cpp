@@ -123,6 +123,7 @@ void multiply_tile(const Tile& t, const T* x, T* y) {
 template <typename T>
 struct ForwardBuffers {
   Scratch<T> keys, values, q, mix, scores, mask, most, sum;
+  Scratch<Window<T>> windows;  // of the image's samples
 
   ForwardBuffers(const Plan& plan, std::int64_t tile, bool drops)
       : keys(size(plan.samples * plan.head_channels)),
@@ -132,7 +133,8 @@ struct ForwardBuffers {
         scores(size((kTileSamples + 1) * tile)),
         mask(drops ? scores.size() : 0),
         most(size(tile)),
-        sum(size(tile)) {}
+        sum(size(tile)),
+        windows(size(plan.samples)) {}
   static std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
 };
 
@@ -147,7 +149,7 @@ void attend_tile(const Plan& plan, const Bias<T>& bias, const DropoutMask& dropo
   for (t.sample = 0; t.sample < plan.samples; t.sample += kTileSamples) {
     t.samples = std::min(kTileSamples, plan.samples - t.sample);
     const T *keys = b.keys.data() + t.sample * hd, *values = b.values.data() + t.sample * hd;
-    const bool biased = bias_forward(bias, t, s);
+    const bool biased = bias_forward(bias, t, b.windows.data(), s);
     // (6)
     small_product<T>(t.samples, width, hd, {keys, hd, 1}, b.q.data(), t.stride, s, t.stride, biased);
     softmax_step(t, hd, s, b.most.data(), b.sum.data(), b.mix.data());
@@ -178,6 +180,7 @@ struct ForwardCall {
       const std::int64_t samples = n * plan.samples * plan.channels + column;
       pack_rows(plan, k + samples, plan.samples, T(1), buffers.keys.data());
       pack_rows(plan, v + samples, plan.samples, T(1), buffers.values.data());
+      fill_windows(bias, n, task.head, buffers.windows.data());
       for (std::int64_t i = task.first_query; i < task.last_query; i += tile) {
         const Tile t{n, task.head, i, std::min(tile, task.last_query - i), 0, 0, tile};
         const std::int64_t at = (n * plan.queries + i) * plan.channels + column;
@@ -206,11 +209,13 @@ void AttendForward(const Tensor& q, const Tensor& k, const Tensor& v, const Tens
 // Scratch of a backward task.
 template <typename T>
 struct BackwardBuffers {
-  Scratch<T> keys, values, dkeys, dvalues;            // [K][D]
-  Scratch<T> q, dmix, dq, q_rows, dmix_rows;          // [D][tile], and [tile][D]
-  Scratch<T> scores, dscores, mask, lse, delta, row;  // tiles; per query; a map row with guards
+  static constexpr std::size_t kGuard = 16;      // a cache line: the bias's gradient reads one number before a row
+  Scratch<T> keys, values, dkeys, dvalues;       // [K][D]
+  Scratch<T> q, dmix, dq, q_rows, dmix_rows;     // [D][tile], and [tile][D]
+  Scratch<T> scores, dscores, mask, lse, delta;  // tiles, that of dscores behind a guard; per query
+  Scratch<Window<T>> windows;                    // of the image's samples
 
-  BackwardBuffers(const Plan& plan, std::int64_t tile, std::int64_t map_width, bool drops)
+  BackwardBuffers(const Plan& plan, std::int64_t tile, bool drops)
       : keys(size(plan.samples * plan.head_channels)),
         values(keys.size()),
         dkeys(keys.size()),
@@ -221,11 +226,11 @@ struct BackwardBuffers {
         q_rows(q.size()),
         dmix_rows(q.size()),
         scores(size((kTileSamples + 1) * tile)),
-        dscores(scores.size()),
+        dscores(scores.size() + kGuard),
         mask(drops ? scores.size() : 0),
         lse(size(tile)),
         delta(size(tile)),
-        row(size(map_width + 1 + lane_count<T>())) {}
+        windows(size(plan.samples)) {}
   static std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
 };
 
@@ -249,13 +254,13 @@ template <typename T>
 void attend_tile_backward(const Plan& plan, const Bias<T>& bias, const DropoutMask& dropout, Tile t,
                           BackwardBuffers<T>& b, const BiasGradient<T>& gradient) {
   const std::int64_t hd = plan.head_channels, width = tile_count(t.queries, lane_count<T>()) * lane_count<T>();
-  T *s = b.scores.data(), *ds = b.dscores.data();
+  T *s = b.scores.data(), *ds = b.dscores.data() + BackwardBuffers<T>::kGuard;
   std::fill_n(b.dq.data(), b.dq.size(), T(0));
   for (t.sample = 0; t.sample < plan.samples; t.sample += kTileSamples) {
     t.samples = std::min(kTileSamples, plan.samples - t.sample);
     const T *keys = b.keys.data() + t.sample * hd, *values = b.values.data() + t.sample * hd;
     T *dkeys = b.dkeys.data() + t.sample * hd, *dvalues = b.dvalues.data() + t.sample * hd;
-    const bool biased = bias_forward(bias, t, s);
+    const bool biased = bias_forward(bias, t, b.windows.data(), s);
     // (6), and the products of (17)
     small_product<T>(t.samples, width, hd, {keys, hd, 1}, b.q.data(), t.stride, s, t.stride, biased);
     small_product<T>(t.samples, width, hd, {values, hd, 1}, b.dmix.data(), t.stride, ds, t.stride, false);
@@ -269,7 +274,7 @@ void attend_tile_backward(const Plan& plan, const Bias<T>& bias, const DropoutMa
     small_product<T>(t.samples, hd, t.queries, {s, t.stride, 1}, b.dmix_rows.data(), hd, dvalues, hd, true);
     small_product<T>(hd, width, t.samples, {keys, 1, hd}, ds, t.stride, b.dq.data(), t.stride, true);
     small_product<T>(t.samples, hd, t.queries, {ds, t.stride, 1}, b.q_rows.data(), hd, dkeys, hd, true);
-    bias_backward(bias, t, ds, gradient);
+    bias_backward(bias, t, b.windows.data(), ds, gradient);
   }
 }
 
@@ -378,7 +383,6 @@ struct BackwardCall {
   const Plan& plan;
   const Bias<T>& bias;
   const DropoutMask& dropout;
-  std::int64_t map_width;
   const T *dmix, *q, *k, *v, *mix, *lse;
   T *dq, *dk, *dv;    // dk and dv: [chunks][N,K,C]
   T* fixed_gradient;  // of a fixed table [M,H*W,K]; each element has one task
@@ -386,9 +390,8 @@ struct BackwardCall {
 
   void run(std::int64_t index) const {
     const Task task(plan, index);
-    BackwardBuffers<T> buffers(plan, tile_queries<T>(), map_width, dropout.drops());
+    BackwardBuffers<T> buffers(plan, tile_queries<T>(), dropout.drops());
     BiasGradient<T> gradient;
-    gradient.row = buffers.row.data();
     gradient.table = partials.dtable.data() + index * partials.table;
     if (bias.kind == BiasKind::fixed) {
       gradient.table = fixed_gradient ? fixed_gradient + task.head * plan.queries * plan.samples : nullptr;
@@ -397,6 +400,7 @@ struct BackwardCall {
       const std::int64_t samples = n * plan.samples * plan.channels + task.head * plan.head_channels;
       pack_rows(plan, k + samples, plan.samples, T(1), buffers.keys.data());
       pack_rows(plan, v + samples, plan.samples, T(1), buffers.values.data());
+      fill_windows(bias, n, task.head, buffers.windows.data());
       std::fill_n(buffers.dkeys.data(), buffers.dkeys.size(), T(0));
       std::fill_n(buffers.dvalues.data(), buffers.dvalues.size(), T(0));
       gradient.positions = partials.dpositions.data() + task.chunk * partials.positions +
@@ -433,7 +437,6 @@ void AttendBackward(const Tensor& dmix, const Tensor& q, const Tensor& k, const 
     const BackwardCall<T> call{plan,
                                inputs.bias,
                                dropout,
-                               q.size(2),
                                dmix.data<T>(),
                                q.data<T>(),
                                k.data<T>(),

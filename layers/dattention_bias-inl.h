@@ -16,6 +16,8 @@
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
 
+constexpr std::int64_t kTileVectors = 6;  // queries of a tile, in vectors: two blocks of three in small_product
+
 // Scores of queries [query, query + queries) and samples [sample, sample + samples) of one head of one image. Element
 // (j, i) of a tile's array is at j * stride + i; stride is a multiple of the vector length, and columns from `queries`
 // on are padding.
@@ -51,7 +53,6 @@ template <typename T>
 struct BiasGradient {
   T* positions = nullptr;  // [K,2] of the image at hand
   T* table = nullptr;  // ring [2h+1,2w+1]; or fixed [H*W,K], the parameter's own; or for log-CPB sums [hidden,4,lanes]
-  T* row = nullptr;    // W + 2 numbers of scratch
 };
 
 // --- relative table, map of the table's size: a blend of four shifted windows (11)-(12) ---
@@ -60,42 +61,63 @@ struct BiasGradient {
 // `fy`.
 template <typename T>
 struct Window {
-  bool visible = false;
-  std::int64_t row = 0, column = 0;
-  T fy = 0, fx = 0;
-
-  Window(const Bias<T>& bias, const T* position) {
-    const auto h = static_cast<T>(bias.table_height), w = static_cast<T>(bias.table_width);
-    const T v = (h - 1) * (1 - position[0]) / 2, u = (w - 1) * (1 - position[1]) / 2;  // (11)
-    visible = v > -h && v < 2 * h - 1 && u > -w && u < 2 * w - 1;
-    if (!visible) return;
-    row = static_cast<std::int64_t>(std::floor(v)), column = static_cast<std::int64_t>(std::floor(u));
-    fy = v - std::floor(v), fx = u - std::floor(u);
-  }
+  bool visible;
+  std::int64_t row, column;
+  T fy, fx;
 };
 
-// The part of one map row that lies in a tile, and what of it falls on the table's ring.
-struct Run {
-  std::int64_t offset, length;  // in the tile
-  std::int64_t low, high;       // elements of the run that see the table: [low, high)
-  std::int64_t cell;            // ring offset of the upper left cell of element 0
+template <typename T>
+Window<T> window_of(const Bias<T>& bias, const T* position) {
+  const auto h = static_cast<T>(bias.table_height), w = static_cast<T>(bias.table_width);
+  const T v = (h - 1) * (1 - position[0]) / 2, u = (w - 1) * (1 - position[1]) / 2;  // (11)
+  if (!(v > -h && v < 2 * h - 1 && u > -w && u < 2 * w - 1)) return {false, 0, 0, 0, 0};
+  const T row = std::floor(v), column = std::floor(u);
+  return {true, static_cast<std::int64_t>(row), static_cast<std::int64_t>(column), v - row, u - column};
+}
+
+// The windows of all samples of one image for one head, where the bias has windows.
+template <typename T>
+void fill_windows(const Bias<T>& bias, std::int64_t image, std::int64_t head, Window<T>* windows) {
+  if (bias.kind != BiasKind::table || !bias.windows()) return;
+  const Tile all{image, head, 0, 0, 0, bias.samples, 0};
+  for (std::int64_t j = 0; j < bias.samples; ++j) windows[j] = window_of(bias, bias.position(all, j));
+}
+
+// What a tile has of one row of the map: queries (y, x), (y, x + 1), ... at `offset` in the tile.
+struct MapRow {
+  std::int64_t offset, length, y, x;
 };
 
-// Calls f(run) for every map row of the tile, in order.
-template <typename T, typename F>
-HWY_INLINE void for_runs(const Bias<T>& bias, const Window<T>& window, const Tile& t, F&& f) {
-  for (std::int64_t i = 0; i < t.queries;) {
-    const std::int64_t y = (t.query + i) / bias.width, x = (t.query + i) % bias.width;
-    const std::int64_t length = std::min(bias.width - x, t.queries - i);
-    const std::int64_t row = y + window.row + 1, column = x + window.column + 1;
-    Run run{i, length, 0, 0, row * bias.ring_row() + column};
-    if (window.visible && row >= 0 && row < 2 * bias.table_height) {
-      run.low = std::clamp<std::int64_t>(-column, 0, length);
-      run.high = std::clamp<std::int64_t>(2 * bias.table_width - column, run.low, length);
+template <typename T>
+struct MapRows {
+  std::int64_t count = 0;
+  MapRow rows[kTileVectors * HWY_MAX_BYTES / sizeof(T)];
+
+  MapRows(const Bias<T>& bias, const Tile& t) {
+    std::int64_t y = t.query / bias.width, x = t.query % bias.width;
+    for (std::int64_t i = 0; i < t.queries; ++y, x = 0) {
+      const std::int64_t length = std::min(bias.width - x, t.queries - i);
+      rows[count++] = {i, length, y, x};
+      i += length;
     }
-    f(run);
-    i += length;
   }
+};
+
+// What of a row falls on the table's ring.
+struct Run {
+  std::int64_t low, high;  // elements of the row that see the table: [low, high)
+  std::int64_t cell;       // ring offset of the upper left cell of element 0
+};
+
+template <typename T>
+HWY_INLINE Run run_of(const Bias<T>& bias, const Window<T>& window, const MapRow& on) {
+  const std::int64_t row = on.y + window.row + 1, column = on.x + window.column + 1;
+  Run run{0, 0, row * bias.ring_row() + column};
+  if (window.visible && row >= 0 && row < 2 * bias.table_height) {
+    run.low = std::clamp<std::int64_t>(-column, 0, on.length);
+    run.high = std::clamp<std::int64_t>(2 * bias.table_width - column, run.low, on.length);
+  }
+  return run;
 }
 
 // Writes whole vectors over [begin, end) of y; what runs over is written again by the next call, or is padding.
@@ -106,65 +128,77 @@ HWY_INLINE void fill_over(std::int64_t begin, std::int64_t end, T* y, F&& f) {
 }
 
 template <typename T>
-void window_forward(const Bias<T>& bias, const Tile& t, T* s) {
+void window_forward(const Bias<T>& bias, const Tile& t, const Window<T>* windows, T* s) {
   const T* table = bias.table + t.head * bias.ring_size();
+  const MapRows<T> map(bias, t);
   for (std::int64_t j = 0; j < t.samples; ++j) {
-    const Window<T> window(bias, bias.position(t, j));
-    for_runs(bias, window, t, [&](const Run& run) HWY_ATTR {
-      T* out = s + j * t.stride + run.offset;
+    const Window<T>& window = windows[t.sample + j];
+    const Wide<T> d;
+    const auto fx = hn::Set(d, window.fx), fy = hn::Set(d, window.fy);
+    for (std::int64_t r = 0; r < map.count; ++r) {
+      const MapRow& on = map.rows[r];
+      const Run run = run_of(bias, window, on);
+      T* out = s + j * t.stride + on.offset;
       const T *upper = table + run.cell, *lower = upper + bias.ring_row();
-      const auto zero = [](auto d, std::int64_t) HWY_ATTR { return hn::Zero(d); };
-      fill_over(0, run.low, out, zero);
-      fill_over(run.low, run.high, out, [&](auto d, std::int64_t i) HWY_ATTR {  // (12)
-        const auto fx = hn::Set(d, window.fx), fy = hn::Set(d, window.fy);
+      const auto zero = [](auto, std::int64_t) HWY_ATTR { return hn::Zero(Wide<T>()); };
+      const auto blend = [&](auto, std::int64_t i) HWY_ATTR {  // (12)
         const auto above = hn::LoadU(d, upper + i), below = hn::LoadU(d, lower + i);
         const auto top = hn::MulAdd(fx, hn::Sub(hn::LoadU(d, upper + i + 1), above), above);
         const auto bottom = hn::MulAdd(fx, hn::Sub(hn::LoadU(d, lower + i + 1), below), below);
         return hn::MulAdd(fy, hn::Sub(bottom, top), top);
-      });
-      fill_over(run.high, run.length, out, zero);
-    });
+      };
+      if (run.low > 0) fill_over(0, run.low, out, zero);
+      fill_over(run.low, run.high, out, blend);
+      if (run.high < on.length) fill_over(run.high, on.length, out, zero);
+    }
   }
 }
 
-// The gradients of one run: the table's by the transposed blend (28), and by the table coordinates (29). Cell c of the
-// run gets e = (1 - fx) ds_c + fx ds_{c-1}. `g` holds ds from g[1] on between zeros that fill whole vectors, so what
-// runs over adds zeros.
+// The gradients of one run of `count` scores ds: the table's by the transposed blend (28), and by the table coordinates
+// (29), summed over lanes at the end. Cell c of the run gets e = (1 - fx) ds_c + fx ds_{c-1}, where ds is zero outside
+// of the run; what runs over adds zeros. ds[-1] and a vector beyond the run must be readable.
 template <typename T>
-HWY_INLINE void window_run_backward(const Window<T>& window, std::int64_t cells, std::int64_t row, const T* g,
-                                    const T* upper, T* dupper, T& dv, T& du) {
+HWY_INLINE void window_run_backward(const Window<T>& window, std::int64_t count, std::int64_t row, const T* ds,
+                                    const T* upper, T* dupper, hn::Vec<Wide<T>>& sum_v, hn::Vec<Wide<T>>& sum_u) {
   const Wide<T> d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const auto fy = hn::Set(d, window.fy), fx = hn::Set(d, window.fx), one_fy = hn::Set(d, 1 - window.fy);
-  auto sum_v = hn::Zero(d), sum_u = hn::Zero(d);
-  for (std::int64_t c = 0; c < cells; c += static_cast<std::int64_t>(hn::Lanes(d))) {
-    const auto before = hn::LoadU(d, g + c), here = hn::LoadU(d, g + c + 1), step = hn::Sub(before, here);
-    const auto e = hn::MulAdd(fx, step, here);
+  const auto add_cells = [&](std::int64_t c, auto before, auto here) HWY_ATTR {
+    const auto step = hn::Sub(before, here), e = hn::MulAdd(fx, step, here);
     const auto above = hn::LoadU(d, upper + c), across = hn::Sub(hn::LoadU(d, upper + row + c), above);
     sum_v = hn::MulAdd(e, across, sum_v);
     sum_u = hn::MulAdd(step, hn::MulAdd(fy, across, above), sum_u);
     hn::StoreU(hn::MulAdd(one_fy, e, hn::LoadU(d, dupper + c)), d, dupper + c);
     hn::StoreU(hn::MulAdd(fy, e, hn::LoadU(d, dupper + row + c)), d, dupper + row + c);
-  }
-  dv += hn::GetLane(hn::SumOfLanes(d, sum_v));
-  du += hn::GetLane(hn::SumOfLanes(d, sum_u));
+  };
+  const auto some = [&](const T* from, std::int64_t n) HWY_ATTR {
+    return hn::IfThenElseZero(hn::FirstN(d, static_cast<std::size_t>(n)), hn::LoadU(d, from));
+  };
+  const auto first = hn::IfThenZeroElse(hn::FirstN(d, 1), some(ds - 1, std::min(lanes, count + 1)));
+  add_cells(0, first, some(ds, std::min(lanes, count)));
+  std::int64_t c = lanes;
+  for (; c + lanes <= count; c += lanes) add_cells(c, hn::LoadU(d, ds + c - 1), hn::LoadU(d, ds + c));
+  if (c <= count) add_cells(c, some(ds + c - 1, count + 1 - c), some(ds + c, count - c));
 }
 
 template <typename T>
-void window_backward(const Bias<T>& bias, const Tile& t, const T* ds, const BiasGradient<T>& gradient) {
+void window_backward(const Bias<T>& bias, const Tile& t, const Window<T>* windows, const T* ds,
+                     const BiasGradient<T>& gradient) {
+  const Wide<T> d;
   const T* table = bias.table + t.head * bias.ring_size();
-  T* g = gradient.row;
+  const MapRows<T> map(bias, t);
   for (std::int64_t j = 0; j < t.samples; ++j) {
-    const Window<T> window(bias, bias.position(t, j));
+    const Window<T>& window = windows[t.sample + j];
     if (!window.visible) continue;
-    T dv = 0, du = 0;
-    for_runs(bias, window, t, [&](const Run& run) HWY_ATTR {
-      const std::int64_t count = run.high - run.low, cell = run.cell + run.low;
-      if (count == 0) return;
-      g[0] = 0;
-      T* end = std::copy_n(ds + j * t.stride + run.offset + run.low, count, g + 1);
-      std::fill_n(end, hn::Lanes(Wide<T>()), T(0));
-      window_run_backward(window, count + 1, bias.ring_row(), g, table + cell, gradient.table + cell, dv, du);
-    });
+    auto sum_v = hn::Zero(d), sum_u = hn::Zero(d);
+    for (std::int64_t r = 0; r < map.count; ++r) {
+      const Run run = run_of(bias, window, map.rows[r]);
+      if (run.low == run.high) continue;
+      const std::int64_t cell = run.cell + run.low;
+      window_run_backward(window, run.high - run.low, bias.ring_row(), ds + j * t.stride + map.rows[r].offset + run.low,
+                          table + cell, gradient.table + cell, sum_v, sum_u);
+    }
+    const T dv = hn::GetLane(hn::SumOfLanes(d, sum_v)), du = hn::GetLane(hn::SumOfLanes(d, sum_u));
     gradient.positions[(t.sample + j) * 2] -= static_cast<T>(bias.table_height - 1) / 2 * dv;
     gradient.positions[(t.sample + j) * 2 + 1] -= static_cast<T>(bias.table_width - 1) / 2 * du;
   }
@@ -328,12 +362,12 @@ void log_cpb_backward(const Bias<T>& bias, const Tile& t, const T* ds, const Bia
 
 /// Writes the bias of a tile to s; false, and nothing is written, where there is none.
 template <typename T>
-bool bias_forward(const Bias<T>& bias, const Tile& t, T* s) {
+bool bias_forward(const Bias<T>& bias, const Tile& t, const Window<T>* windows, T* s) {
   switch (bias.kind) {
     case BiasKind::none:
       return false;
     case BiasKind::table:
-      bias.windows() ? window_forward(bias, t, s) : cells_forward(bias, t, s);
+      bias.windows() ? window_forward(bias, t, windows, s) : cells_forward(bias, t, s);
       break;
     case BiasKind::fixed:
       fixed_forward(bias, t, s);
@@ -347,12 +381,13 @@ bool bias_forward(const Bias<T>& bias, const Tile& t, T* s) {
 
 /// Adds to the gradients of the bias, from those of a tile's scores.
 template <typename T>
-void bias_backward(const Bias<T>& bias, const Tile& t, const T* ds, const BiasGradient<T>& gradient) {
+void bias_backward(const Bias<T>& bias, const Tile& t, const Window<T>* windows, const T* ds,
+                   const BiasGradient<T>& gradient) {
   switch (bias.kind) {
     case BiasKind::none:
       break;
     case BiasKind::table:
-      bias.windows() ? window_backward(bias, t, ds, gradient) : cells_backward(bias, t, ds, gradient);
+      bias.windows() ? window_backward(bias, t, windows, ds, gradient) : cells_backward(bias, t, ds, gradient);
       break;
     case BiasKind::fixed:
       fixed_backward(bias, t, ds, gradient);

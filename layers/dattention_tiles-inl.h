@@ -8,6 +8,7 @@
 #endif
 
 #include <algorithm>
+#include <type_traits>
 
 #include "core/simd.h"
 #include "layers/dattention_bias-inl.h"
@@ -19,7 +20,6 @@ namespace dattn::HWY_NAMESPACE {
 // Vectors run along queries: a tile's scores are s[j][i], its queries and mixes are held transposed [D][i], keys and
 // values as rows [K][D] of one head. Row maxima and sums are then whole vectors, and all five products broadcast one
 // side.
-constexpr std::int64_t kTileVectors = 6;  // queries of a tile, in vectors: two blocks of three in small_product
 constexpr std::int64_t kTileSamples =
     64;                              // samples of a tile: its scores and their gradients stay in the nearest cache
 constexpr std::int64_t kTasks = 32;  // tasks of a call, at least where there is so much work: for many threads
@@ -78,11 +78,75 @@ void pack_rows(const Plan& plan, const T* from, std::int64_t rows, T scale, T* t
   }
 }
 
-// to[c][row] = from[row, head's channel c], the columns from `rows` to `stride` zero.
+// Whether columns are packed by squares of four channels: for floats, where vectors are.
+template <typename T>
+constexpr bool kSquares = std::is_same_v<T, float>&& HWY_TARGET != HWY_SCALAR;
+
+#if HWY_TARGET != HWY_SCALAR
+// Four vectors of blocks of four floats: element k of block b of vector r becomes element r of block b of vector k.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void transpose_blocks(D d, V (&v)[4]) {
+  const hn::Repartition<double, D> pairs;
+  const auto low01 = hn::BitCast(pairs, hn::InterleaveLower(d, v[0], v[1])),
+             high01 = hn::BitCast(pairs, hn::InterleaveUpper(d, v[0], v[1])),
+             low23 = hn::BitCast(pairs, hn::InterleaveLower(d, v[2], v[3])),
+             high23 = hn::BitCast(pairs, hn::InterleaveUpper(d, v[2], v[3]));
+  v[0] = hn::BitCast(d, hn::InterleaveLower(pairs, low01, low23));
+  v[1] = hn::BitCast(d, hn::InterleaveUpper(pairs, low01, low23));
+  v[2] = hn::BitCast(d, hn::InterleaveLower(pairs, high01, high23));
+  v[3] = hn::BitCast(d, hn::InterleaveUpper(pairs, high01, high23));
+}
+
+// A vector of blocks of four floats, from or to places that are `step` apart.
+template <class D>
+HWY_INLINE hn::Vec<D> load_blocks(D d, const float* from, std::int64_t step) {
+  if constexpr (hn::MaxLanes(D()) == 4) {
+    return hn::LoadU(d, from);
+  } else {
+    const hn::Half<D> half;
+    const auto blocks = static_cast<std::int64_t>(hn::Lanes(half)) / 4;
+    return hn::Combine(d, load_blocks(half, from + blocks * step, step), load_blocks(half, from, step));
+  }
+}
+template <class D>
+HWY_INLINE void store_blocks(D d, hn::Vec<D> v, float* to, std::int64_t step) {
+  if constexpr (hn::MaxLanes(D()) == 4) {
+    hn::StoreU(v, d, to);
+  } else {
+    const hn::Half<D> half;
+    const auto blocks = static_cast<std::int64_t>(hn::Lanes(half)) / 4;
+    store_blocks(half, hn::LowerHalf(half, v), to, step);
+    store_blocks(half, hn::UpperHalf(half, v), to + blocks * step, step);
+  }
+}
+
+// Calls f(c, r) for squares of four channels and a vector of rows, and returns the first row that is left.
+template <typename T, typename F>
+HWY_INLINE std::int64_t for_squares(const Plan& plan, std::int64_t rows, F&& f) {
+  if (plan.head_channels % 4 != 0) return 0;
+  std::int64_t r = 0;
+  for (; r + lane_count<T>() <= rows; r += lane_count<T>()) {
+    for (std::int64_t c = 0; c < plan.head_channels; c += 4) f(c, r);
+  }
+  return r;
+}
+#endif
+
+// to[c][row] = scale * from[row, head's channel c], the columns from `rows` to `stride` zero.
 template <typename T>
 void pack_columns(const Plan& plan, const T* from, std::int64_t rows, T scale, std::int64_t stride, T* to) {
+  std::int64_t first = 0;
+  if constexpr (kSquares<T>) {
+    const Wide<T> d;
+    first = for_squares<T>(plan, rows, [&](std::int64_t c, std::int64_t r) HWY_ATTR {
+      hn::Vec<Wide<T>> v[4];
+      for (int k = 0; k < 4; ++k) v[k] = load_blocks(d, from + (r + k) * plan.channels + c, 4 * plan.channels);
+      transpose_blocks(d, v);
+      for (int k = 0; k < 4; ++k) hn::StoreU(hn::Mul(v[k], hn::Set(d, scale)), d, to + (c + k) * stride + r);
+    });
+  }
   for (std::int64_t c = 0; c < plan.head_channels; ++c) {
-    for (std::int64_t r = 0; r < rows; ++r) to[c * stride + r] = scale * from[r * plan.channels + c];
+    for (std::int64_t r = first; r < rows; ++r) to[c * stride + r] = scale * from[r * plan.channels + c];
     std::fill(to + c * stride + rows, to + (c + 1) * stride, T(0));
   }
 }
@@ -90,7 +154,17 @@ void pack_columns(const Plan& plan, const T* from, std::int64_t rows, T scale, s
 // to[row, head's channel c] = scale * from[c][row].
 template <typename T>
 void unpack_columns(const Plan& plan, const T* from, std::int64_t rows, T scale, std::int64_t stride, T* to) {
-  for (std::int64_t r = 0; r < rows; ++r) {
+  std::int64_t first = 0;
+  if constexpr (kSquares<T>) {
+    const Wide<T> d;
+    first = for_squares<T>(plan, rows, [&](std::int64_t c, std::int64_t r) HWY_ATTR {
+      hn::Vec<Wide<T>> v[4];
+      for (int k = 0; k < 4; ++k) v[k] = hn::Mul(hn::LoadU(d, from + (c + k) * stride + r), hn::Set(d, scale));
+      transpose_blocks(d, v);
+      for (int k = 0; k < 4; ++k) store_blocks(d, v[k], to + (r + k) * plan.channels + c, 4 * plan.channels);
+    });
+  }
+  for (std::int64_t r = first; r < rows; ++r) {
     for (std::int64_t c = 0; c < plan.head_channels; ++c) to[r * plan.channels + c] = scale * from[c * stride + r];
   }
 }

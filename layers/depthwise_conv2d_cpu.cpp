@@ -46,13 +46,15 @@ struct Gather {
     }
   }
 
-  // One target pixel: target[c] = b[c] + sum over the taps that meet it of w[tap, c] source[place, c].
-  HWY_INLINE void pixel(const T* source, std::int64_t i, std::int64_t j, T* target) {
+  // One target pixel: target[c] = b[c] + addend[c] + sum over the taps that meet it of w[tap, c] source[place, c], the
+  // addend left out where null.
+  HWY_INLINE void pixel(const T* source, std::int64_t i, std::int64_t j, const T* addend, T* target) {
     const auto taps_h = rows.of(i), taps_w = cols.of(j);
     for_blocks<T>(C, [&](auto d, auto V, std::int64_t c) HWY_ATTR {
       const std::size_t L = hn::Lanes(d);
       hn::Vec<decltype(d)> sum[V];
       for (int v = 0; v < V; ++v) sum[v] = hn::LoadU(d, start.data() + c + v * L);
+      for (int v = 0; addend && v < V; ++v) sum[v] = hn::Add(sum[v], hn::LoadU(d, addend + c + v * L));
       for (const auto h : taps_h) {
         for (const auto w : taps_w) {
           const T *x = source + (h.source * W + w.source) * C + c, *f = filters.data() + (h.k * Kw + w.k) * C + c;
@@ -66,16 +68,19 @@ struct Gather {
 
 // Forward and data gradient alike: source and target are x and y, or dy and dx.
 template <typename T>
-void gather(const Tensor& source, const Tensor& w, const Tensor& b, const Conv2dOptions& o, bool gradient,
-            Tensor& target) {
+void gather(const Tensor& source, const Tensor& w, const Tensor& b, const Tensor& addend, const Conv2dOptions& o,
+            bool gradient, Tensor& target) {
   Gather<T> g(source, w, b, o, gradient, target);
   const std::int64_t Ht = target.size(1), Wt = target.size(2), image = source.size(1) * g.W * g.C;
-  const T* from = source.data<T>();
+  const T *from = source.data<T>(), *plus = addend ? addend.data<T>() : nullptr;
   T* to = target.data<T>();
   const std::int64_t tile = std::max<std::int64_t>(1, 32768 / (Wt * g.C));  // rows
   parallel_for(source.size(0) * Ht, tile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     for (std::int64_t r = begin; r < end; ++r) {
-      for (std::int64_t j = 0; j < Wt; ++j) g.pixel(from + r / Ht * image, r % Ht, j, to + (r * Wt + j) * g.C);
+      for (std::int64_t j = 0; j < Wt; ++j) {
+        const std::int64_t at = (r * Wt + j) * g.C;
+        g.pixel(from + r / Ht * image, r % Ht, j, plus ? plus + at : nullptr, to + at);
+      }
     }
   });
 }
@@ -139,11 +144,13 @@ void filter_gradient(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, 
   }
 }
 
-void DepthwiseForward(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y) {
-  dispatch_float("conv2d", x.dtype(), [&]<typename T>() HWY_ATTR { gather<T>(x, w, b, o, false, y); });
+void DepthwiseForward(const Tensor& x, const Tensor& w, const Tensor& b, const Tensor& addend, const Conv2dOptions& o,
+                      Tensor& y) {
+  dispatch_float("conv2d", x.dtype(), [&]<typename T>() HWY_ATTR { gather<T>(x, w, b, addend, o, false, y); });
 }
 void DepthwiseBackwardData(const Tensor& dy, const Tensor& w, const Conv2dOptions& o, Tensor& dx) {
-  dispatch_float("conv2d", dy.dtype(), [&]<typename T>() HWY_ATTR { gather<T>(dy, w, Tensor(), o, true, dx); });
+  dispatch_float("conv2d", dy.dtype(),
+                 [&]<typename T>() HWY_ATTR { gather<T>(dy, w, Tensor(), Tensor(), o, true, dx); });
 }
 void DepthwiseBackwardFilter(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {
   dispatch_float("conv2d", dy.dtype(), [&]<typename T>() HWY_ATTR { filter_gradient<T>(dy, x, o, dw); });
@@ -159,8 +166,9 @@ namespace {
 HWY_EXPORT(DepthwiseForward);
 HWY_EXPORT(DepthwiseBackwardData);
 HWY_EXPORT(DepthwiseBackwardFilter);
-void forward_cpu(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y) {
-  HWY_DYNAMIC_DISPATCH(DepthwiseForward)(x, w, b, o, y);
+void forward_cpu(const Tensor& x, const Tensor& w, const Tensor& b, const Tensor& addend, const Conv2dOptions& o,
+                 Tensor& y) {
+  HWY_DYNAMIC_DISPATCH(DepthwiseForward)(x, w, b, addend, o, y);
 }
 void backward_data_cpu(const Tensor& dy, const Tensor& w, const Conv2dOptions& o, Tensor& dx) {
   HWY_DYNAMIC_DISPATCH(DepthwiseBackwardData)(dy, w, o, dx);
@@ -170,7 +178,7 @@ void backward_filter_cpu(const Tensor& dy, const Tensor& x, const Conv2dOptions&
 }
 }  // namespace
 
-constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Conv2dOptions&, Tensor&)>
+constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Conv2dOptions&, Tensor&)>
     depthwise_conv2d_forward{"depthwise_conv2d_forward", forward_cpu};
 constinit Kernel<void(const Tensor&, const Tensor&, const Conv2dOptions&, Tensor&)> depthwise_conv2d_backward_data{
     "depthwise_conv2d_backward_data", backward_data_cpu};

@@ -86,7 +86,7 @@ void GroupNormBackward(const Tensor& dy, const Tensor& x, const Tensor& w, const
     T *channel_mean = scratch.data(), *sum_dy = channel_mean + N * C, *sum_product = sum_dy + N * C,
       *p = sum_product + N * C;
     spread_groups(N, C, G, mean.data<T>(), channel_mean);
-    channel_sums<T>(sweep, channel_mean, sum_dy, sum_product,
+    channel_sums<T>(sweep, {channel_mean}, sum_dy, sum_product,
                     [&](auto d, std::int64_t i, const T* m, auto& sum, auto& product) HWY_ATTR {
                       const auto v = hn::LoadU(d, pdy + i);
                       sum = hn::Add(sum, v);

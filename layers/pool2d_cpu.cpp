@@ -9,6 +9,7 @@
 
 #include "layers/channel_sweeps-inl.h"
 #include "layers/pool2d.h"
+#include "layers/pool_taps-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
@@ -52,33 +53,6 @@ HWY_INLINE void for_pixel_rows(const Tensor& images, F&& f) {
 }
 
 // --- max ---
-
-// Places in a window travel as unsigned integers of the values' width (D's), and are stored in fewer bytes.
-template <class D, class V, typename Tap>
-HWY_INLINE void store_taps(D, V taps, Tap* to) {
-  using Narrow = hwy::MakeUnsigned<Tap>;
-  const hn::Rebind<Narrow, D> narrow;
-  auto* place = reinterpret_cast<Narrow*>(to);
-  if constexpr (sizeof(hn::TFromD<D>) == sizeof(Tap)) {
-    hn::StoreU(taps, narrow, place);
-  } else {
-    hn::StoreU(hn::TruncateTo(narrow, taps), narrow, place);
-  }
-}
-
-template <class D, typename Tap>
-HWY_INLINE auto load_taps(D, const Tap* from) {
-  using Narrow = hwy::MakeUnsigned<Tap>;
-  const hn::RebindToUnsigned<D> wide;
-  const auto narrow = hn::LoadU(hn::Rebind<Narrow, D>(), reinterpret_cast<const Narrow*>(from));
-  if constexpr (sizeof(hn::TFromD<D>) == sizeof(Tap)) {
-    return narrow;
-  } else if constexpr (sizeof(hn::TFromD<D>) == 8 && sizeof(Tap) == 1) {
-    return hn::PromoteTo(wide, hn::PromoteTo(hn::Rebind<std::uint32_t, D>(), narrow));
-  } else {
-    return hn::PromoteTo(wide, narrow);
-  }
-}
 
 // One output pixel: largest of the window [rows] x [columns] of one image, and where it was if taps is given. K is the
 // kernel where it is known and the window whole, else 0.
@@ -239,7 +213,7 @@ void GlobalAvgPoolForward(const Tensor& x, Tensor& y) {
     const ChannelSweep sweep(x.size(0), x.size(1) * x.size(2), x.size(3));
     const T* px = x.data<T>();
     T* py = y.data<T>();
-    channel_sums<T>(sweep, nullptr, py, nullptr, [&](auto d, std::int64_t i, const T*, auto& sum, auto&) HWY_ATTR {
+    channel_sums<T>(sweep, {}, py, nullptr, [&](auto d, std::int64_t i, const T*, auto& sum, auto&) HWY_ATTR {
       sum = hn::Add(sum, hn::LoadU(d, px + i));
     });
     for (std::int64_t i = 0; i < y.elements(); ++i) py[i] /= static_cast<T>(sweep.rows);

@@ -18,16 +18,17 @@ namespace dattn::HWY_NAMESPACE {
 
 constexpr std::int64_t kGroupColumns = 64;  // output channels whose products wait together for their transform
 
-// `target` is y and `source` x; for the data gradient they are dx and dy, the kernel is flipped and its channels are
-// exchanged.
+// From the squares `Source` to the squares `Target`: from x to y, or for the data gradient from dy to dx, where the
+// kernel is flipped and its channels are exchanged.
+template <class Source, class Target>
 class Winograd {
  public:
-  Winograd(const Tensor& source, const Tensor& w, const Tensor& b, const Conv2dOptions& o, bool gradient,
-           Tensor& target)
+  Winograd(const Source& source, const Tensor& w, const Tensor& b, bool gradient, const Target& target,
+           std::int64_t images)
       : gradient_(gradient),
-        source_(squares_of<kIn>(source, target, gradient ? o.padding - 2 : -o.padding)),
-        target_(squares_of<kOut>(target, target, 0)),
-        squares_(target.size(0) * target_.rows * target_.columns),
+        source_(source),
+        target_(target),
+        squares_(images * target_.rows * target_.columns),
         panels_(tile_count(target_.C, columns_)),
         filters_(static_cast<std::size_t>(panels_ * panel_size())),
         start_(static_cast<std::size_t>(panels_ * columns_)),
@@ -117,34 +118,48 @@ class Winograd {
   // A' m A and the bias for the channels [first, last).
   void write_squares(std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t last, float* nowhere,
                      const Places& places, const float* m) const {
-    float* at[kOut][kOut];
     for (std::int64_t t = begin; t < end; ++t, m += places.row) {
-      target_.locate(t, nowhere, at);
+      const auto pixels = target_.locate(t, nowhere);
       for_channels(Wide<float>(), first, last, [&](auto d, std::int64_t c) HWY_ATTR {
         hn::Vec<decltype(d)> x[kIn][kIn], y[kOut][kOut];
         for (int i = 0; i < kPlaces; ++i) x[i / kIn][i % kIn] = hn::LoadU(d, m + i * places.place + c - first);
         transform<OutputTransform>(d, x, y);
         const auto start = hn::LoadU(d, start_.data() + c);
-        for (int i = 0; i < kOut * kOut; ++i) {
-          hn::StoreU(hn::Add(y[i / kOut][i % kOut], start), d, at[i / kOut][i % kOut] + c);
+        for (auto& row : y) {
+          for (auto& pixel : row) pixel = hn::Add(pixel, start);
         }
+        Target::store(d, y, pixels, c);
       });
     }
   }
 
   const std::int64_t columns_ = block_columns<float>();
   const bool gradient_;
-  const Squares<kIn> source_;
-  const Squares<kOut> target_;
+  const Source source_;
+  const Target target_;
   const std::int64_t squares_, panels_;
   mutable Scratch<float> filters_, start_, zeros_;
 };
 
 void WinogradForward(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y) {
-  Winograd(x, w, b, o, false, y).run();
+  const std::int64_t H = y.size(1), W = y.size(2);
+  Winograd(squares_of<kIn>(x, H, W, -o.padding), w, b, false, squares_of<kOut>(y, H, W, 0), y.size(0)).run();
 }
 void WinogradBackwardData(const Tensor& dy, const Tensor& w, const Conv2dOptions& o, Tensor& dx) {
-  Winograd(dy, w, Tensor(), o, true, dx).run();
+  const std::int64_t H = dx.size(1), W = dx.size(2);
+  Winograd(squares_of<kIn>(dy, H, W, o.padding - 2), w, Tensor(), true, squares_of<kOut>(dx, H, W, 0), dx.size(0))
+      .run();
+}
+
+// Rows and columns that no window of 2x2 covers are not computed.
+void WinogradPoolForward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y, Tensor& taps) {
+  const std::int64_t H = 2 * y.size(1), W = 2 * y.size(2);
+  Winograd(squares_of<kIn>(x, H, W, -1), w, b, false, pooled_squares_of<kOut, 0>(y, taps, H, W), y.size(0)).run();
+}
+void WinogradPoolBackwardData(const Tensor& dy, const Tensor& taps, const Tensor& w, Tensor& dx) {
+  const std::int64_t H = dx.size(1), W = dx.size(2);
+  Winograd(pooled_squares_of<kIn, -1>(dy, taps, H, W), w, Tensor(), true, squares_of<kOut>(dx, H, W, 0), dx.size(0))
+      .run();
 }
 
 }  // namespace dattn::HWY_NAMESPACE
@@ -155,6 +170,8 @@ namespace dattn {
 
 HWY_EXPORT(WinogradForward);
 HWY_EXPORT(WinogradBackwardData);
+HWY_EXPORT(WinogradPoolForward);
+HWY_EXPORT(WinogradPoolBackwardData);
 
 void winograd_forward(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y) {
   HWY_DYNAMIC_DISPATCH(WinogradForward)(x, w, b, o, y);
@@ -163,17 +180,24 @@ void winograd_backward_data(const Tensor& dy, const Tensor& w, const Conv2dOptio
   HWY_DYNAMIC_DISPATCH(WinogradBackwardData)(dy, w, o, dx);
 }
 
+void winograd_pool_forward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y, Tensor& taps) {
+  HWY_DYNAMIC_DISPATCH(WinogradPoolForward)(x, w, b, y, taps);
+}
+void winograd_pool_backward_data(const Tensor& dy, const Tensor& taps, const Tensor& w, Tensor& dx) {
+  HWY_DYNAMIC_DISPATCH(WinogradPoolBackwardData)(dy, taps, w, dx);
+}
+
 // Multiplications by one filter for an image: of the direct sum, which leaves out the padding, and of the squares with
 // about a quarter more for their transforms; and what transforming a filter costs, in multiplications.
-bool winograd_suits(const Tensor& source, const Tensor& w, const Conv2dOptions& o, const Tensor& target) {
+bool winograd_suits(const Tensor& w, const Conv2dOptions& o, const Shape& source, const Shape& target) {
   constexpr std::int64_t kLeastChannels = 16, kFilterTransform = 200;
-  if (source.dtype() != Dtype::float32 || w.size(1) != 3 || w.size(2) != 3) return false;
+  if (w.dtype() != Dtype::float32 || w.size(1) != 3 || w.size(2) != 3) return false;
   if (o.stride != 1 || o.dilation != 1 || o.groups != 1) return false;
-  if (source.size(3) < kLeastChannels || target.size(3) < kLeastChannels) return false;
+  if (source[3] < kLeastChannels || target[3] < kLeastChannels) return false;
   const auto taps = [](std::int64_t from, std::int64_t to) { return 3 * std::min(from, to) - (from == to ? 2 : 0); };
-  const std::int64_t direct = taps(source.size(1), target.size(1)) * taps(source.size(2), target.size(2));
-  const std::int64_t squares = (target.size(1) + 3) / 4 * ((target.size(2) + 3) / 4);
-  return target.size(0) * (direct - squares * 45) > kFilterTransform;
+  const std::int64_t direct = taps(source[1], target[1]) * taps(source[2], target[2]);
+  const std::int64_t squares = (target[1] + 3) / 4 * ((target[2] + 3) / 4);
+  return target[0] * (direct - squares * 45) > kFilterTransform;
 }
 
 }  // namespace dattn

@@ -14,12 +14,14 @@
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
 
+// From the squares of dy and of x.
+template <class OutputGradient>
 class WinogradFilter {
  public:
-  WinogradFilter(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw)
-      : x_(squares_of<kIn>(x, dy, -o.padding)),
-        dy_(squares_of<kOut>(dy, dy, 0)),
-        squares_(dy.size(0) * dy_.rows * dy_.columns),
+  WinogradFilter(const OutputGradient& dy, const Squares<kIn>& x, std::int64_t images, Tensor& dw)
+      : x_(x),
+        dy_(dy),
+        squares_(images * dy_.rows * dy_.columns),
         row_(round_up(dy_.C, block_columns<float>())),
         sums_size_(kPlaces * x_.C * row_),
         block_(block_squares(x_.C, dy_.C)),
@@ -105,7 +107,7 @@ class WinogradFilter {
   }
 
   const Squares<kIn> x_;
-  const Squares<kOut> dy_;
+  const OutputGradient dy_;
   const std::int64_t squares_, row_, sums_size_, block_;
   Scratch<float> zeros_;
   float* dw_;
@@ -113,7 +115,13 @@ class WinogradFilter {
 };
 
 void WinogradBackwardFilter(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {
-  WinogradFilter(dy, x, o, dw).run();
+  const std::int64_t H = dy.size(1), W = dy.size(2);
+  WinogradFilter(squares_of<kOut>(dy, H, W, 0), squares_of<kIn>(x, H, W, -o.padding), dy.size(0), dw).run();
+}
+
+void WinogradPoolBackwardFilter(const Tensor& dy, const Tensor& taps, const Tensor& x, Tensor& dw) {
+  const std::int64_t H = 2 * dy.size(1), W = 2 * dy.size(2);
+  WinogradFilter(pooled_squares_of<kOut, 0>(dy, taps, H, W), squares_of<kIn>(x, H, W, -1), dy.size(0), dw).run();
 }
 
 }  // namespace dattn::HWY_NAMESPACE
@@ -123,9 +131,13 @@ HWY_AFTER_NAMESPACE();
 namespace dattn {
 
 HWY_EXPORT(WinogradBackwardFilter);
+HWY_EXPORT(WinogradPoolBackwardFilter);
 
 void winograd_backward_filter(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {
   HWY_DYNAMIC_DISPATCH(WinogradBackwardFilter)(dy, x, o, dw);
+}
+void winograd_pool_backward_filter(const Tensor& dy, const Tensor& taps, const Tensor& x, Tensor& dw) {
+  HWY_DYNAMIC_DISPATCH(WinogradPoolBackwardFilter)(dy, taps, x, dw);
 }
 
 }  // namespace dattn

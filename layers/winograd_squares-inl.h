@@ -8,11 +8,13 @@
 #endif
 
 #include <algorithm>
+#include <cstdint>
 
 #include "core/parallel.h"
 #include "core/simd.h"
 #include "core/tensor.h"
 #include "layers/conv2d_block-inl.h"
+#include "layers/pool_taps-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
@@ -124,34 +126,143 @@ HWY_INLINE void transform(D d, const V (&x)[M::kFrom][M::kFrom], V (&y)[M::kTo][
 
 // --- squares of pixels ---
 
-// Images [N,H,W,C] cut into squares of kSide x kSide pixels, which begin at `first` and every 4 pixels.
+/// Images [N,H,W,C] cut into squares of kSide x kSide pixels, which begin at `first` and every 4 pixels.
 template <int kSide>
 struct Squares {
   float* data;
   std::int64_t H, W, C, rows, columns, first;  // rows and columns of squares in an image
 
+  struct Pixels {
+    float* at[kSide][kSide];
+  };
+
   // The pixels of square t; those outside the image are at `outside`.
-  HWY_INLINE void locate(std::int64_t t, float* outside, float* (&at)[kSide][kSide]) const {
+  HWY_INLINE Pixels locate(std::int64_t t, float* outside) const {
+    Pixels pixels;
     const std::int64_t h0 = t / columns % rows * kOut + first, w0 = t % columns * kOut + first;
     float* image = data + t / columns / rows * H * W * C;
     for (int i = 0; i < kSide; ++i) {
       for (int j = 0; j < kSide; ++j) {
         const std::int64_t h = h0 + i, w = w0 + j;
-        at[i][j] = h >= 0 && h < H && w >= 0 && w < W ? image + (h * W + w) * C : outside;
+        pixels.at[i][j] = h >= 0 && h < H && w >= 0 && w < W ? image + (h * W + w) * C : outside;
+      }
+    }
+    return pixels;
+  }
+
+  // Channels [c, c + lanes) of a square.
+  template <class D, class V = hn::Vec<D>>
+  static HWY_INLINE void load(D d, const Pixels& pixels, std::int64_t c, V (&x)[kSide][kSide]) {
+    for (int i = 0; i < kSide; ++i) {
+      for (int j = 0; j < kSide; ++j) x[i][j] = hn::LoadU(d, pixels.at[i][j] + c);
+    }
+  }
+  template <class D, class V = hn::Vec<D>>
+  static HWY_INLINE void store(D d, const V (&y)[kSide][kSide], const Pixels& pixels, std::int64_t c) {
+    for (int i = 0; i < kSide; ++i) {
+      for (int j = 0; j < kSide; ++j) hn::StoreU(y[i][j], d, pixels.at[i][j] + c);
+    }
+  }
+};
+
+/// The sizes of the target tell how many squares there are.
+template <int kSide>
+Squares<kSide> squares_of(const Tensor& images, std::int64_t target_height, std::int64_t target_width,
+                          std::int64_t first) {
+  return {const_cast<float*>(images.data<float>()),
+          images.size(1),
+          images.size(2),
+          images.size(3),
+          tile_count(target_height, kOut),
+          tile_count(target_width, kOut),
+          first};
+}
+
+/// Squares of images of which only the maxima of 2x2 pixels are kept, [N,H,W,C], and where those were: a square that is
+/// stored is pooled; one that is loaded has every maximum in its place and zeros elsewhere. Squares begin at kFirst.
+template <int kSide, int kFirst>
+struct PooledSquares {
+  float* data;
+  std::uint8_t* taps;
+  std::int64_t H, W, C, rows, columns;
+
+  static constexpr int half(int i) { return (i - (i & 1)) / 2; }  // rounded down
+  static constexpr int window(int i) { return half(kFirst + i) - half(kFirst); }
+  static constexpr int tap(int i, int j) { return ((kFirst + i) & 1) * 2 + ((kFirst + j) & 1); }
+  static constexpr int kWindows = window(kSide - 1) + 1;
+
+  struct Pixels {
+    float* at[kWindows][kWindows];
+    std::uint8_t* tap[kWindows][kWindows];
+  };
+
+  HWY_INLINE Pixels locate(std::int64_t t, float* outside) const {
+    Pixels pixels;
+    const std::int64_t h0 = t / columns % rows * (kOut / 2) + half(kFirst),
+                       w0 = t % columns * (kOut / 2) + half(kFirst), image = t / columns / rows * H * W * C;
+    for (int i = 0; i < kWindows; ++i) {
+      for (int j = 0; j < kWindows; ++j) {
+        const std::int64_t h = h0 + i, w = w0 + j, at = image + (h * W + w) * C;
+        const bool inside = h >= 0 && h < H && w >= 0 && w < W;
+        pixels.at[i][j] = inside ? data + at : outside;
+        pixels.tap[i][j] = inside ? taps + at : reinterpret_cast<std::uint8_t*>(outside);
+      }
+    }
+    return pixels;
+  }
+
+  template <class D, class V = hn::Vec<D>>
+  static HWY_INLINE void load(D d, const Pixels& pixels, std::int64_t c, V (&x)[kSide][kSide]) {
+    const hn::RebindToUnsigned<D> du;
+    V value[kWindows][kWindows];
+    hn::Vec<decltype(du)> place[kWindows][kWindows];
+    for (int i = 0; i < kWindows; ++i) {
+      for (int j = 0; j < kWindows; ++j) {
+        value[i][j] = hn::LoadU(d, pixels.at[i][j] + c);
+        place[i][j] = load_taps(d, pixels.tap[i][j] + c);
+      }
+    }
+    for (int i = 0; i < kSide; ++i) {
+      for (int j = 0; j < kSide; ++j) {
+        const auto here = hn::Eq(place[window(i)][window(j)], hn::Set(du, static_cast<std::uint32_t>(tap(i, j))));
+        x[i][j] = hn::IfThenElseZero(hn::RebindMask(d, here), value[window(i)][window(j)]);
+      }
+    }
+  }
+
+  // The rules of max_pool2d: the first of equal values is the maximum, and a NaN is larger than all.
+  template <class D, class V = hn::Vec<D>>
+  static HWY_INLINE void store(D d, const V (&y)[kSide][kSide], const Pixels& pixels, std::int64_t c) {
+    static_assert(kFirst == 0 && kSide % 2 == 0);
+    const hn::RebindToUnsigned<D> du;
+    for (int i = 0; i < kWindows; ++i) {
+      for (int j = 0; j < kWindows; ++j) {
+        V best = y[2 * i][2 * j];
+        auto place = hn::Zero(du);
+        for (int k = 1; k < 4; ++k) {
+          const V v = y[2 * i + k / 2][2 * j + k % 2];
+          const auto larger = hn::Or(hn::Gt(v, best), hn::IsNaN(v));
+          best = hn::IfThenElse(larger, v, best);
+          place = hn::IfThenElse(hn::RebindMask(du, larger), hn::Set(du, static_cast<std::uint32_t>(k)), place);
+        }
+        hn::StoreU(best, d, pixels.at[i][j] + c);
+        store_taps(d, place, pixels.tap[i][j] + c);
       }
     }
   }
 };
 
-template <int kSide>
-Squares<kSide> squares_of(const Tensor& images, const Tensor& target, std::int64_t first) {
-  return {const_cast<float*>(images.data<float>()),
-          images.size(1),
-          images.size(2),
-          images.size(3),
-          tile_count(target.size(1), kOut),
-          tile_count(target.size(2), kOut),
-          first};
+/// `pooled` and `taps` [N,H,W,C] as squares of the images before pooling.
+template <int kSide, int kFirst>
+PooledSquares<kSide, kFirst> pooled_squares_of(const Tensor& pooled, const Tensor& taps, std::int64_t target_height,
+                                               std::int64_t target_width) {
+  return {const_cast<float*>(pooled.data<float>()),
+          const_cast<std::uint8_t*>(taps.data<std::uint8_t>()),
+          pooled.size(1),
+          pooled.size(2),
+          pooled.size(3),
+          tile_count(target_height, kOut),
+          tile_count(target_width, kOut)};
 }
 
 // Transformed squares of one block: places [36], squares, channels, with some room between.
@@ -164,17 +275,14 @@ struct Places {
 };
 
 // M x M' of the squares [begin, end), all channels.
-template <class M>
-void transform_squares(const Squares<M::kFrom>& from, std::int64_t begin, std::int64_t end, float* zeros,
-                       const Places& places, float* to) {
-  float* at[M::kFrom][M::kFrom];
+template <class M, class From>
+void transform_squares(const From& from, std::int64_t begin, std::int64_t end, float* zeros, const Places& places,
+                       float* to) {
   for (std::int64_t t = begin; t < end; ++t, to += places.row) {
-    from.locate(t, zeros, at);
+    const auto pixels = from.locate(t, zeros);
     for_channels(Wide<float>(), 0, from.C, [&](auto d, std::int64_t c) HWY_ATTR {
       hn::Vec<decltype(d)> x[M::kFrom][M::kFrom], y[M::kTo][M::kTo];
-      for (int i = 0; i < M::kFrom; ++i) {
-        for (int j = 0; j < M::kFrom; ++j) x[i][j] = hn::LoadU(d, at[i][j] + c);
-      }
+      From::load(d, pixels, c, x);
       transform<M>(d, x, y);
       for (int i = 0; i < kPlaces; ++i) hn::StoreU(y[i / kIn][i % kIn], d, to + i * places.place + c);
     });

@@ -1,5 +1,5 @@
 // Cases of layers/linear and layers/conv2d.
-#include "layers/conv2d.h"
+#include "layers/conv2d_max_pool.h"
 #include "layers/linear.h"
 #include "op_cases.h"
 
@@ -13,6 +13,7 @@ struct ConvCase {
   Conv2dOptions options{};
   bool bias = false;
   std::int64_t shared = 0;  ///< groups that share one depthwise filter bank; 0 for conv2d itself
+  bool pool = false;        ///< with max pooling of 2x2
 };
 
 OpCase conv_case(const ConvCase& c) {
@@ -24,6 +25,7 @@ OpCase conv_case(const ConvCase& c) {
     instance.parameters = {{"weight", weight}};
     if (bias) instance.parameters.push_back({"bias", bias});
     instance.call = [=](std::span<const Tensor> in) {
+      if (c.pool) return conv2d_max_pool2(in[0], Conv2d{weight, bias, c.options});
       return c.shared ? depthwise_conv2d_shared(in[0], weight, bias, c.options, c.shared)
                       : conv2d(in[0], weight, bias, c.options);
     };
@@ -31,6 +33,20 @@ OpCase conv_case(const ConvCase& c) {
   };
   const std::int64_t pixels = c.x[0] * c.x[1] * c.x[2] * std::max<std::int64_t>(1, c.shared);
   return {c.name, make, std::max(pixels, c.w.elements() / std::min(c.w[0], c.w[3]))};
+}
+
+OpCase depthwise_add_case() {
+  const auto make = [] {
+    const Parameter weight = normal_parameter({5, 3, 3, 1}, 2, 0.5), bias = normal_parameter({5}, 3, 0.5, Role::vector);
+    OpInstance instance;
+    instance.inputs = {{"addend", normal({2, 4, 3, 5}, 4)}, {"x", normal({2, 4, 3, 5}, 1)}};
+    instance.parameters = {{"weight", weight}, {"bias", bias}};
+    instance.call = [=](std::span<const Tensor> in) {
+      return depthwise_conv2d_add(in[0], in[1], weight, bias, {.padding = 1, .groups = 5});
+    };
+    return instance;
+  };
+  return {"conv2d_depthwise_add", make, 24};
 }
 
 OpCase linear_case(const char* name, const Shape& x, std::int64_t out, bool bias) {
@@ -50,6 +66,7 @@ std::vector<OpCase> conv_cases() {
       linear_case("linear_no_bias", {2, 3, 5}, 9, false),
       linear_case("linear_one", {1, 1}, 1, true),
       linear_case("linear_many_rows", {67, 9, 5}, 6, true),
+      depthwise_add_case(),
   };
   for (const ConvCase& c : std::vector<ConvCase>{
            {"conv2d", {2, 5, 7, 3}, {4, 3, 3, 3}, {1, 1}, true},
@@ -82,6 +99,9 @@ std::vector<OpCase> conv_cases() {
            {"conv2d_shared_depthwise", {2, 4, 5, 12}, {4, 3, 3, 1}, {1, 1, 1, 4}, true, 3},
            {"conv2d_shared_depthwise_stride2", {1, 6, 5, 6}, {3, 3, 3, 1}, {2, 1, 1, 3}, true, 2},
            {"conv2d_shared_depthwise_one_filter", {1, 4, 5, 3}, {1, 3, 3, 1}, {1, 1, 1, 1}, false, 3},
+           {"conv2d_max_pool2", {2, 5, 7, 3}, {4, 3, 3, 3}, {1, 1}, true, 0, true},
+           {"conv2d_max_pool2_16_channels", {2, 7, 6, 16}, {17, 3, 3, 16}, {1, 1}, true, 0, true},
+           {"conv2d_max_pool2_stride2", {1, 9, 8, 3}, {4, 3, 2, 3}, {2, 0}, false, 0, true},
        }) {
     cases.push_back(conv_case(c));
   }

@@ -1,7 +1,7 @@
 // Cases of the normalisations.
 #include <cmath>
 
-#include "layers/batchnorm.h"
+#include "layers/batchnorm_gelu.h"
 #include "layers/groupnorm.h"
 #include "layers/layernorm.h"
 #include "op_cases.h"
@@ -10,8 +10,10 @@ namespace dattn::test {
 
 namespace {
 
+Tensor plain_batchnorm(const Tensor& x, BatchNorm2d& norm) { return norm(x); }
+
 OpCase batchnorm_case(const std::string& name, const Shape& shape, const BatchNormOptions& options = {},
-                      bool training = true) {
+                      bool training = true, Tensor (*call)(const Tensor&, BatchNorm2d&) = plain_batchnorm) {
   return {name,
           [=] {
             BatchNorm2d norm(shape[-1], options);
@@ -19,7 +21,7 @@ OpCase batchnorm_case(const std::string& name, const Shape& shape, const BatchNo
             norm.running_mean.copy_from(normal({shape[-1]}, 2));
             for (float& v : std::span(norm.running_var.data<float>(), static_cast<std::size_t>(shape[-1]))) v = 0.75f;
             return module_instance(std::move(norm), {{"x", normal(shape, 1, 1.5, 0.5)}},
-                                   [](BatchNorm2d& m, std::span<const Tensor> in) { return m(in[0]); });
+                                   [=](BatchNorm2d& m, std::span<const Tensor> in) { return call(in[0], m); });
           },
           shape.rows()};
 }
@@ -56,6 +58,13 @@ std::vector<OpCase> norm_cases() {
       batchnorm_case("batchnorm_evaluation", {3, 2, 5, 7}, {}, false),
       batchnorm_case("batchnorm_evaluation_one_value", {1, 5}, {.eps = 0.01}, false),
       batchnorm_case("batchnorm_evaluation_frozen_scale", {2, 3, 5, 4}, {.frozen_scale = true}, false),
+      batchnorm_case("batchnorm_gelu", {3, 5, 7, 3}, {}, true, batchnorm_gelu),
+      batchnorm_case("batchnorm_gelu_rows", {7, 5}, {}, true, batchnorm_gelu),
+      batchnorm_case("batchnorm_gelu_wide", {5, 83}, {}, true, batchnorm_gelu),
+      batchnorm_case("batchnorm_gelu_frozen_scale", {2, 3, 5, 4}, {.frozen_scale = true}, true, batchnorm_gelu),
+      batchnorm_case("batchnorm_gelu_evaluation", {3, 2, 5, 7}, {}, false, batchnorm_gelu),
+      batchnorm_case("batchnorm_gelu_evaluation_frozen_scale", {2, 3, 5, 4}, {.frozen_scale = true}, false,
+                     batchnorm_gelu),
       layernorm_case("layernorm", {2, 3, 5}),
       layernorm_case("layernorm_one_row", {9}),
       layernorm_case("layernorm_one_channel", {5, 1}),

@@ -10,6 +10,7 @@
 #include "core/parallel.h"
 #include "core/random.h"
 #include "instruction_sets.h"
+#include "layers/pool2d.h"
 #include "op_cases.h"
 
 namespace dattn::test {
@@ -113,11 +114,67 @@ INSTANTIATE_TEST_SUITE_P(Winograd, WinogradSizes,
                                          Sizes{2, 5, 3, 17, 16, 2}, Sizes{1, 3, 4, 64, 130, 3},
                                          Sizes{5, 31, 9, 3, 2, 1}, Sizes{1, 3, 3, 1, 1, 0}));
 
+// --- with max pooling ---
+
+struct PooledResults {
+  Tensor y, taps, dx, dw;
+};
+
+Tensor pooled_gradient(const Problem& p) {
+  return normal({p.dy.size(0), p.dy.size(1) / 2, p.dy.size(2) / 2, p.dy.size(3)}, 5);
+}
+
+PooledResults winograd_pool(const Problem& p) {
+  const Tensor dy = pooled_gradient(p);
+  PooledResults r = {Tensor::empty(dy.shape()), Tensor::empty(dy.shape(), Dtype::uint8), Tensor::empty(p.x.shape()),
+                     Tensor::full(p.w.shape(), 2)};
+  winograd_pool_forward(p.x, p.w, p.b, r.y, r.taps);
+  winograd_pool_backward_data(dy, r.taps, p.w, r.dx);
+  winograd_pool_backward_filter(dy, r.taps, p.x, r.dw);
+  return r;
+}
+
+// In double, with the maxima where `taps` says.
+PooledResults direct_pool(const Problem& p, const Tensor& taps) {
+  const auto wide = [](const Tensor& t) { return t.to(Dtype::float64); };
+  const Tensor dy = pooled_gradient(p);
+  PooledResults r = {Tensor::empty(dy.shape(), Dtype::float64), Tensor::empty(dy.shape(), Dtype::uint8),
+                     Tensor::empty(p.x.shape(), Dtype::float64), Tensor::full(p.w.shape(), 2, Dtype::float64)};
+  Tensor map = Tensor::empty(p.dy.shape(), Dtype::float64), dmap = Tensor::empty(p.dy.shape(), Dtype::float64);
+  conv2d_forward(wide(p.x), wide(p.w), wide(p.b), p.options, map);
+  max_pool2d_forward(map, {2, 2, 0}, r.y, r.taps);
+  max_pool2d_backward(wide(dy), taps, {2, 2, 0}, dmap);
+  conv2d_backward_data(dmap, wide(p.w), p.options, r.dx);
+  conv2d_backward_filter(dmap, wide(p.x), p.options, r.dw);
+  return r;
+}
+
+class WinogradPoolSizes : public testing::TestWithParam<Sizes> {};
+
+TEST_P(WinogradPoolSizes, IsCloseToTheDirectSums) {
+  const Sizes s = GetParam();
+  const Problem p(s);
+  on_every_instruction_set([&] {
+    const PooledResults found = winograd_pool(p), right = direct_pool(p, found.taps);
+    EXPECT_LE(error(found.y, right.y), bound(9 * s.C));
+    EXPECT_LE(error(found.dx, right.dx), bound(9 * s.O));
+    EXPECT_LE(error(found.dw, right.dw), bound(s.N * p.dy.size(1) * p.dy.size(2)));
+    std::int64_t others = 0;  // maxima elsewhere: only where two values are as good as equal
+    for (std::int64_t i = 0; i < found.taps.elements(); ++i) others += found.taps.at(i) != right.taps.at(i);
+    EXPECT_LE(others, found.taps.elements() / 1000);
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Winograd, WinogradPoolSizes,
+                         testing::Values(Sizes{2, 4, 4, 16, 16, 1}, Sizes{3, 7, 7, 24, 40, 1},
+                                         Sizes{2, 15, 13, 37, 19, 1}, Sizes{1, 2, 2, 1, 1, 1}, Sizes{5, 31, 9, 3, 2, 1},
+                                         Sizes{2, 3, 10, 64, 130, 1}));
+
 TEST(Winograd, SuitsThreeByThreeKernelsInFloat) {
   const auto suits = [](const Shape& x, const Shape& w, const Conv2dOptions& o, Dtype dtype) {
-    const Tensor source = Tensor::zeros(x, dtype), filters = Tensor::zeros(w, dtype);
-    const Tensor y = Tensor::zeros({x[0], conv2d_size(x[1], w[1], o), conv2d_size(x[2], w[2], o), w[0]}, dtype);
-    return winograd_suits(source, filters, o, y);
+    const Tensor filters = Tensor::zeros(w, dtype);
+    const Shape y = {x[0], conv2d_size(x[1], w[1], o), conv2d_size(x[2], w[2], o), w[0]};
+    return winograd_suits(filters, o, x, y);
   };
   const Conv2dOptions padded{1, 1};
   EXPECT_TRUE(suits({10, 15, 15, 64}, {64, 3, 3, 64}, padded, Dtype::float32));

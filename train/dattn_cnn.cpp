@@ -5,6 +5,8 @@
 
 #include "core/ops.h"
 #include "layers/activation.h"
+#include "layers/batchnorm_gelu.h"
+#include "layers/conv2d_max_pool.h"
 #include "layers/init.h"
 #include "layers/pool2d.h"
 #include "train/watch.h"
@@ -52,10 +54,10 @@ ConvGroup::ConvGroup(std::int64_t in, std::int64_t out, Random& random)
       norm2(fixed_scale_norm(out)) {}
 
 Tensor ConvGroup::operator()(const Tensor& x, const char* name) {
-  Tensor y = watch(name, "conv1", conv1(x));
-  y = watch(name, "norm1", norm1(max_pool2d(y, 2)));
-  y = watch(name, "conv2", conv2(gelu(y)));
-  return gelu(watch(name, "norm2", norm2(y)));
+  Tensor y = watch(name, "conv1", conv2d_max_pool2(x, conv1));
+  y = watch(name, "norm1", batchnorm_gelu(y, norm1));
+  y = watch(name, "conv2", conv2(y));
+  return watch(name, "norm2", batchnorm_gelu(y, norm2));
 }
 
 void ConvGroup::visit(Visitor& v) {
