@@ -3,7 +3,7 @@
 add_library(dattn_flags INTERFACE)
 # A product and a sum are one rounding only where the code says so: the same arithmetic with and without SIMD.
 target_compile_options(dattn_flags INTERFACE -Wall -Wextra -Wshadow -ffp-contract=off $<$<BOOL:${DATTN_WERROR}>:-Werror>)
-# Instruction sets compiled for x86-64: SSE2, AVX2 and AVX-512. The two between SSE2 and AVX2 are left to SSE2.
+# Instruction sets compiled for x86-64: AVX2, AVX-512, and plain scalar code for whatever has neither.
 target_compile_definitions(dattn_flags INTERFACE "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4)")
 # Under sanitizers only that of this machine, as each makes kernels slow to compile.
 # GCC warns of uninitialised memory in the standard library where sanitizers have changed the code (GCC bug 105562).

@@ -21,7 +21,7 @@ struct Run {
 
 constexpr int kRows = 6;
 // With 16 registers 12 are sums, 2 hold columns, 1 a row; with 32 registers 24, 4 and 1.
-#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE2
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SCALAR
 constexpr int kVectors = 2;
 #else
 constexpr int kVectors = 4;
