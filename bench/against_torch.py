@@ -72,28 +72,35 @@ class Comparison:
                     ours.append(line)
                 elif line:
                     peers.setdefault(variant, []).append(line)
-            variants = sorted(peers, key=lambda v: median(peers[v], 'step_ms'))[:2]
+            variants = sorted(peers, key=lambda v: median(peers[v], measure(peers[v])))[:2]
         return row(case, ours, peers) if ours and peers else None
+
+
+def measure(lines):
+    """What a case is judged by: a whole step, or forward where it is inference."""
+    return 'forward_ms' if lines[0]['step_ms'] is None else 'step_ms'
 
 
 def median(lines, key):
     return statistics.median(line[key] for line in lines)
 
 
-def spread(lines, key='step_ms'):
+def spread(lines):
     """Half the range, in percent of the median."""
-    values = [line[key] for line in lines]
+    values = [line[measure(lines)] for line in lines]
     return 50 * (max(values) - min(values)) / statistics.median(values)
 
 
 def row(case, ours, peers):
-    best = min(peers, key=lambda v: median(peers[v], 'step_ms'))
+    best = min(peers, key=lambda v: median(peers[v], measure(ours)))
     best_forward = min(peers, key=lambda v: median(peers[v], 'forward_ms'))
-    step, forward = median(ours, 'step_ms'), median(ours, 'forward_ms')
-    peer_step, peer_forward = median(peers[best], 'step_ms'), median(peers[best_forward], 'forward_ms')
-    return [case, f"{median(ours, 'floor_ms'):.1f}", f'{peer_step:.1f}', best, f'{step:.1f}', f'{peer_step / step:.2f}',
-            f'{spread(peers[best]):.0f} / {spread(ours):.0f}', f'{peer_forward:.1f}', f'{forward:.1f}',
-            f'{peer_forward / forward:.2f}']
+    steps = ['-', best, '-', '-']
+    if measure(ours) == 'step_ms':
+        step, peer_step = median(ours, 'step_ms'), median(peers[best], 'step_ms')
+        steps = [f'{peer_step:.1f}', best, f'{step:.1f}', f'{peer_step / step:.2f}']
+    forward, peer_forward = median(ours, 'forward_ms'), median(peers[best_forward], 'forward_ms')
+    return [case, f"{median(ours, 'floor_ms'):.1f}", *steps, f'{spread(peers[best]):.0f} / {spread(ours):.0f}',
+            f'{peer_forward:.1f}', f'{forward:.1f}', f'{peer_forward / forward:.2f}']
 
 
 HEADER = ['case', 'floor, ms', "peer's best step, ms", 'which', 'step, ms', 'ratio', 'spread, %', "peer's forward, ms",

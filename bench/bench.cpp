@@ -36,11 +36,14 @@ nlohmann::json time_case(const Case& one, const Machine& machine, int rounds) {
     NoGrad no_grad;
     running.forward();
   });
-  const double step = median_ms(rounds, [&] {
-    running.clear();
-    const Tensor y = running.forward();
-    backward(y, Tensor::full(y.shape(), 1));
-  });
+  nlohmann::json step;  // null in inference
+  if (!one.inference) {
+    step = median_ms(rounds, [&] {
+      running.clear();
+      const Tensor y = running.forward();
+      backward(y, Tensor::full(y.shape(), 1));
+    });
+  }
   const double floor =
       std::max(one.work.operations / machine.operations_per_second, one.work.bytes / machine.bytes_per_second);
   return {{"case", one.name},        {"forward_ms", forward},
@@ -62,8 +65,8 @@ int run(const std::vector<std::string>& names, int rounds, bool json) {
     if (json) {
       fmt::print("{}\n", result.dump());
     } else {
-      fmt::print("{:<26}  {:>11.2f}  {:>11.2f}  {:>11.2f}  {:>9.0f}\n", one.name, number("forward_ms"),
-                 number("step_ms"), number("floor_ms"), number("peak_mb"));
+      fmt::print("{:<26}  {:>11.2f}  {:>11}  {:>11.2f}  {:>9.0f}\n", one.name, number("forward_ms"),
+                 one.inference ? "-" : fmt::format("{:.2f}", number("step_ms")), number("floor_ms"), number("peak_mb"));
     }
     std::fflush(stdout);
   }

@@ -76,7 +76,7 @@ Case dattention_case(const char* name, std::int64_t batch, const DAttentionOptio
     Random random(0, Purpose::init);
     return running_layer(DAttention(options, random), {batch, options.q_h, options.q_w, options.channel});
   };
-  return {name, make, dattention_work(batch, options)};
+  return {name, make, dattention_work(batch, options), false};
 }
 
 Case conv_case(const char* name, std::int64_t batch, std::int64_t in, std::int64_t out, std::int64_t size) {
@@ -84,7 +84,20 @@ Case conv_case(const char* name, std::int64_t batch, std::int64_t in, std::int64
     Random random(0, Purpose::init);
     return running_layer(Conv2d(in, out, 3, {.padding = 1}, false, random), {batch, size, size, in});
   };
-  return {name, make, conv_work(batch, in, out, size)};
+  return {name, make, conv_work(batch, in, out, size), false};
+}
+
+Case inference_case(const char* name, std::int64_t batch) {
+  const auto make = [=]() -> Running {
+    Random random(0, Purpose::init);
+    std::shared_ptr<Classifier> model = make_model({"dattn_cnn", "dattention", 10}, random);
+    set_training(*model, false);
+    const Tensor images = normal_images({batch, 32, 32, 3});
+    return {[=] { return model->forward(images); }, [] {}};
+  };
+  Work work = network_work(batch, true);
+  work.operations /= 3, work.bytes /= 3;
+  return {name, make, work, true};
 }
 
 Case network_case(const char* name, const char* attention, std::int64_t batch) {
@@ -97,7 +110,7 @@ Case network_case(const char* name, const char* attention, std::int64_t batch) {
     return {[=] { return cross_entropy(model->forward(images), labels, 0.2, Reduction::sum); },
             [=] { zero_grad(*model); }};
   };
-  return {name, make, network_work(batch, attention != std::string("none"))};
+  return {name, make, network_work(batch, attention != std::string("none")), false};
 }
 
 std::vector<Case> make_cases() {
@@ -117,6 +130,8 @@ std::vector<Case> make_cases() {
       conv_case("conv_256_256_7", 256, 256, 256, 7),
       network_case("dattn_cnn", "dattention", 500),
       network_case("plain_cnn", "none", 500),
+      inference_case("dattn_cnn_one_image", 1),
+      inference_case("dattn_cnn_evaluation", 500),
   };
 }
 

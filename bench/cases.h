@@ -14,8 +14,8 @@ struct Running {
   std::function<void()> clear;
 };
 
-/// The least that forward + backward can do: operations (multiplications and additions of matrix products, convolutions
-/// by the cheapest algorithm known here) and bytes (what must be kept is written and read once).
+/// The least that forward + backward, or inference, can do: operations (multiplications and additions of matrix
+/// products, convolutions by the cheapest algorithm known here) and bytes (what must be kept is written and read once).
 struct Work {
   double operations = 0, bytes = 0;
   Work& operator+=(const Work& other) {
@@ -28,6 +28,7 @@ struct Case {
   const char* name;
   std::function<Running()> make;
   Work work;
+  bool inference = false;  ///< forward alone
 };
 
 const std::vector<Case>& cases();

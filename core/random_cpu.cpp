@@ -18,9 +18,8 @@ using WordVector = hn::Vec<Words>;
 
 // Lower halves of the lanes times m, in full.
 HWY_INLINE WordVector Product(WordVector words, std::uint32_t m) {
-  const Words d;
 #if HWY_TARGET == HWY_SCALAR
-  return hn::Set(d, std::uint64_t{static_cast<std::uint32_t>(hn::GetLane(words))} * m);
+  return hn::Set(Words(), std::uint64_t{static_cast<std::uint32_t>(hn::GetLane(words))} * m);
 #else
   const hn::Repartition<std::uint32_t, Words> d32;
   return hn::MulEven(hn::BitCast(d32, words), hn::Set(d32, m));

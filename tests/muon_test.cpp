@@ -33,8 +33,8 @@ M literal(const M& g, int steps, double eps = 1e-7) {
   const bool tall = g.rows() > g.cols();
   if (tall) x = x.transpose().eval();
   for (int i = 0; i < steps; ++i) {
-    const M s = x * x.transpose();
-    x = (T(3.4445) * x + (T(-4.7750) * s + T(2.0315) * s * s) * x).eval();
+    const M s = x * x.transpose(), s2 = s * s, p = T(-4.7750) * s + T(2.0315) * s2, px = p * x;
+    x = T(3.4445) * x + px;
   }
   return tall ? M(x.transpose()) : x;
 }
