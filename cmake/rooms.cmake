@@ -5,13 +5,16 @@ add_library(dattn_flags INTERFACE)
 target_compile_options(dattn_flags INTERFACE -Wall -Wextra -Wshadow -ffp-contract=off $<$<BOOL:${DATTN_WERROR}>:-Werror>)
 # Instruction sets compiled for x86-64: AVX2, AVX-512, and plain scalar code for whatever has neither.
 target_compile_definitions(dattn_flags INTERFACE "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4)")
-# Under sanitizers only that of this machine, as each makes kernels slow to compile.
+# Under sanitizers kernels are compiled for this machine alone, as each instruction set takes minutes; and what
+# AddressSanitizer sees anyhow is not checked twice.
 # GCC warns of uninitialised memory in the standard library where sanitizers have changed the code (GCC bug 105562).
 if(DATTN_SANITIZE)
-  target_compile_options(dattn_flags INTERFACE -march=native)
+  target_compile_options(dattn_flags INTERFACE -march=native -fsanitize=${DATTN_SANITIZE} -fno-sanitize-recover=all
+                                               -fno-omit-frame-pointer -Wno-maybe-uninitialized)
+  if(DATTN_SANITIZE MATCHES address)
+    target_compile_options(dattn_flags INTERFACE -fno-sanitize=null,object-size,vptr)
+  endif()
   target_compile_definitions(dattn_flags INTERFACE HWY_COMPILE_ONLY_STATIC)
-  target_compile_options(dattn_flags INTERFACE -fsanitize=${DATTN_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer
-                                               -Wno-maybe-uninitialized)
   target_link_options(dattn_flags INTERFACE -fsanitize=${DATTN_SANITIZE})
 endif()
 

@@ -23,6 +23,9 @@ class TrainProgram : public testing::Test {
 
   std::string data() const { return folder_ / "cifar"; }
   std::string out(const std::string& name) const { return folder_ / name; }
+  // Without attention where sanitizers make it slow; ResumesToTheSameBits has it all the same.
+  static inline const std::string kQuick = small() ? "--attention none " : "";
+
   // 3 kBatch images, 3 epochs of 3 steps.
   std::string command(const std::string& out_name, const std::string& more = "") const {
     return fmt::format("--data {} --out {} --batch-size {} --epochs 3 --seed 5 --attention dattention {}", data(),
@@ -103,27 +106,29 @@ TEST_F(TrainProgram, ResumesToTheSameBits) {
 
 TEST_F(TrainProgram, ResumesAfterKill) {
   const auto start = std::chrono::steady_clock::now();
-  ASSERT_EQ(run_program("train", command("whole")).status, 0);
+  ASSERT_EQ(run_program("train", command("whole", kQuick)).status, 0);
   const std::chrono::duration<double> whole = std::chrono::steady_clock::now() - start;
   for (const double share : {0.2, 0.4, 0.6}) {
     const std::string resume = std::filesystem::exists(out("killed") + "/last.safetensors") ? " --resume" : "";
     if (resume.empty()) std::filesystem::remove_all(out("killed"));
-    run_and_signal("train", command("killed", "--save-every 1" + resume), share * whole.count(), SIGKILL);
+    run_and_signal("train", command("killed", kQuick + "--save-every 1" + resume), share * whole.count(), SIGKILL);
   }
   const bool begun = std::filesystem::exists(out("killed") + "/last.safetensors");
-  const auto result = run_program("train", command("killed", begun ? "--resume" : ""));
+  const auto result = run_program("train", command("killed", kQuick + (begun ? "--resume" : "")));
   ASSERT_EQ(result.status, 0) << result.output;
   expect_same_checkpoint(last("whole"), last("killed"));
 }
 
 TEST_F(TrainProgram, AnInterruptSavesAndStops) {
-  ASSERT_EQ(run_program("train", command("whole", "--epochs 200 --max-steps 12")).status, 0);
-  const auto stopped = run_and_signal("train", command("stopped", "--epochs 200"), small() ? 5.0 : 1.0, SIGINT);
+  const auto stopped =
+      run_and_signal("train", command("stopped", kQuick + "--epochs 200"), small() ? 5.0 : 1.0, SIGINT);
   ASSERT_EQ(stopped.status, 130) << stopped.output;
   EXPECT_NE(stopped.output.find("--resume"), std::string::npos) << stopped.output;
   const int step = nlohmann::json::parse(last("stopped").metadata.at("state")).at("step");
-  ASSERT_EQ(run_program("train", command("same", fmt::format("--epochs 200 --max-steps {}", std::max(1, step)))).status,
-            0);
+  ASSERT_EQ(
+      run_program("train", command("same", kQuick + fmt::format("--epochs 200 --max-steps {}", std::max(1, step))))
+          .status,
+      0);
   for (const auto& [name, x] : last("same").tensors) {
     EXPECT_EQ(std::memcmp(x.raw(), last("stopped").tensors.at(name).raw(), x.bytes()), 0) << name;
   }
