@@ -76,7 +76,7 @@ Case dattention_case(const char* name, std::int64_t batch, const DAttentionOptio
     Random random(0, Purpose::init);
     return running_layer(DAttention(options, random), {batch, options.q_h, options.q_w, options.channel});
   };
-  return {name, make, dattention_work(batch, options), false};
+  return {name, make, dattention_work(batch, options)};
 }
 
 Case conv_case(const char* name, std::int64_t batch, std::int64_t in, std::int64_t out, std::int64_t size) {
@@ -84,7 +84,7 @@ Case conv_case(const char* name, std::int64_t batch, std::int64_t in, std::int64
     Random random(0, Purpose::init);
     return running_layer(Conv2d(in, out, 3, {.padding = 1}, false, random), {batch, size, size, in});
   };
-  return {name, make, conv_work(batch, in, out, size), false};
+  return {name, make, conv_work(batch, in, out, size)};
 }
 
 Case inference_case(const char* name, std::int64_t batch) {
@@ -110,7 +110,7 @@ Case network_case(const char* name, const char* attention, std::int64_t batch) {
     return {[=] { return cross_entropy(model->forward(images), labels, 0.2, Reduction::sum); },
             [=] { zero_grad(*model); }};
   };
-  return {name, make, network_work(batch, attention != std::string("none")), false};
+  return {name, make, network_work(batch, attention != std::string("none"))};
 }
 
 std::vector<Case> make_cases() {

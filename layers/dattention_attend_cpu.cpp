@@ -123,9 +123,9 @@ void multiply_tile(const Tile& t, const T* x, T* y) {
 template <typename T>
 struct ForwardBuffers {
   Scratch<T> keys, values, q, mix, scores, mask, most, sum;
-  Scratch<Window<T>> windows;  // of the image's samples
+  Scratch<Window<T>> windows;  // of the image's samples, where the bias has windows
 
-  ForwardBuffers(const Plan& plan, std::int64_t tile, bool drops)
+  ForwardBuffers(const Plan& plan, std::int64_t tile, bool drops, bool has_windows)
       : keys(size(plan.samples * plan.head_channels)),
         values(keys.size()),
         q(size(tile * plan.head_channels)),
@@ -134,7 +134,7 @@ struct ForwardBuffers {
         mask(drops ? scores.size() : 0),
         most(size(tile)),
         sum(size(tile)),
-        windows(size(plan.samples)) {}
+        windows(has_windows ? size(plan.samples) : 0) {}
   static std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
 };
 
@@ -175,7 +175,7 @@ struct ForwardCall {
   void run(const Task& task) const {
     const std::int64_t tile = tile_queries<T>(), column = task.head * plan.head_channels;
     const T scale = 1 / std::sqrt(static_cast<T>(plan.head_channels));
-    ForwardBuffers<T> buffers(plan, tile, dropout.drops());
+    ForwardBuffers<T> buffers(plan, tile, dropout.drops(), bias.windows());
     for (std::int64_t n = task.first_image; n < task.last_image; ++n) {
       const std::int64_t samples = n * plan.samples * plan.channels + column;
       pack_rows(plan, k + samples, plan.samples, T(1), buffers.keys.data());
@@ -213,9 +213,9 @@ struct BackwardBuffers {
   Scratch<T> keys, values, dkeys, dvalues;       // [K][D]
   Scratch<T> q, dmix, dq, q_rows, dmix_rows;     // [D][tile], and [tile][D]
   Scratch<T> scores, dscores, mask, lse, delta;  // tiles, that of dscores behind a guard; per query
-  Scratch<Window<T>> windows;                    // of the image's samples
+  Scratch<Window<T>> windows;                    // of the image's samples, where the bias has windows
 
-  BackwardBuffers(const Plan& plan, std::int64_t tile, bool drops)
+  BackwardBuffers(const Plan& plan, std::int64_t tile, bool drops, bool has_windows)
       : keys(size(plan.samples * plan.head_channels)),
         values(keys.size()),
         dkeys(keys.size()),
@@ -230,7 +230,7 @@ struct BackwardBuffers {
         mask(drops ? scores.size() : 0),
         lse(size(tile)),
         delta(size(tile)),
-        windows(size(plan.samples)) {}
+        windows(has_windows ? size(plan.samples) : 0) {}
   static std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
 };
 
@@ -390,7 +390,7 @@ struct BackwardCall {
 
   void run(std::int64_t index) const {
     const Task task(plan, index);
-    BackwardBuffers<T> buffers(plan, tile_queries<T>(), dropout.drops());
+    BackwardBuffers<T> buffers(plan, tile_queries<T>(), dropout.drops(), bias.windows());
     BiasGradient<T> gradient;
     gradient.table = partials.dtable.data() + index * partials.table;
     if (bias.kind == BiasKind::fixed) {

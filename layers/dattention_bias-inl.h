@@ -42,8 +42,8 @@ struct Bias {
     return positions + ((t.image * samples + t.sample + j) * groups + t.head / per_group) * 2;
   }
   bool moves() const { return kind == BiasKind::table || kind == BiasKind::log_cpb; }
-  /// Whether neighbouring queries are one cell of the table apart.
-  bool windows() const { return height == table_height && width == table_width; }
+  /// Whether there is a table of which neighbouring queries are one cell apart.
+  bool windows() const { return kind == BiasKind::table && height == table_height && width == table_width; }
   std::int64_t ring_row() const { return 2 * table_width + 1; }
   std::int64_t ring_size() const { return (2 * table_height + 1) * ring_row(); }
 };
@@ -78,7 +78,7 @@ Window<T> window_of(const Bias<T>& bias, const T* position) {
 // The windows of all samples of one image for one head, where the bias has windows.
 template <typename T>
 void fill_windows(const Bias<T>& bias, std::int64_t image, std::int64_t head, Window<T>* windows) {
-  if (bias.kind != BiasKind::table || !bias.windows()) return;
+  if (!bias.windows()) return;
   const Tile all{image, head, 0, 0, 0, bias.samples, 0};
   for (std::int64_t j = 0; j < bias.samples; ++j) windows[j] = window_of(bias, bias.position(all, j));
 }
@@ -147,9 +147,9 @@ void window_forward(const Bias<T>& bias, const Tile& t, const Window<T>* windows
         const auto bottom = hn::MulAdd(fx, hn::Sub(hn::LoadU(d, lower + i + 1), below), below);
         return hn::MulAdd(fy, hn::Sub(bottom, top), top);
       };
-      if (run.low > 0) fill_over(0, run.low, out, zero);
+      fill_over(0, run.low, out, zero);
       fill_over(run.low, run.high, out, blend);
-      if (run.high < on.length) fill_over(run.high, on.length, out, zero);
+      fill_over(run.high, on.length, out, zero);
     }
   }
 }

@@ -69,11 +69,7 @@ HWY_INLINE void max_of_window(const T* image, std::int64_t W, std::int64_t C, Sp
     auto place = hn::Set(di, static_cast<Index>(first_tap));
     for (std::int64_t h = 0; h < height; ++h) {
       for (std::int64_t w = 0; w < width; ++w) {
-        const auto v = hn::LoadU(d, corner + (h * W + w) * C + c);
-        const auto larger = hn::Or(hn::Gt(v, best), hn::IsNaN(v));
-        best = hn::IfThenElse(larger, v, best);
-        place = hn::IfThenElse(hn::RebindMask(di, larger), hn::Set(di, static_cast<Index>(first_tap + h * step + w)),
-                               place);
+        keep_larger(d, hn::LoadU(d, corner + (h * W + w) * C + c), first_tap + h * step + w, best, place);
       }
     }
     hn::StoreU(best, d, y + c);

@@ -1,4 +1,4 @@
-// Where in its window a maximum was, as vectors and as bytes. Included by kernel files as core/simd.h is.
+// Maxima of windows and where in them they were, as vectors and as bytes. Included by kernel files as core/simd.h is.
 #if defined(DATTN_LAYERS_POOL_TAPS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef DATTN_LAYERS_POOL_TAPS_INL_H_
 #undef DATTN_LAYERS_POOL_TAPS_INL_H_
@@ -12,6 +12,15 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
+
+/// Makes v, at `tap` of its window, the maximum where it is larger than `best` or NaN: the first of equal values stays.
+template <class D, class V, class Places>
+HWY_INLINE void keep_larger(D, V v, std::int64_t tap, V& best, Places& place) {
+  const hn::RebindToUnsigned<D> du;
+  const auto larger = hn::Or(hn::Gt(v, best), hn::IsNaN(v));
+  best = hn::IfThenElse(larger, v, best);
+  place = hn::IfThenElse(hn::RebindMask(du, larger), hn::Set(du, static_cast<hn::TFromD<decltype(du)>>(tap)), place);
+}
 
 // Places in a window travel as unsigned integers of the values' width (D's), and are stored in fewer bytes.
 template <class D, class V, typename Tap>

@@ -230,7 +230,6 @@ struct PooledSquares {
     }
   }
 
-  // The rules of max_pool2d: the first of equal values is the maximum, and a NaN is larger than all.
   template <class D, class V = hn::Vec<D>>
   static HWY_INLINE void store(D d, const V (&y)[kSide][kSide], const Pixels& pixels, std::int64_t c) {
     static_assert(kFirst == 0 && kSide % 2 == 0);
@@ -239,12 +238,7 @@ struct PooledSquares {
       for (int j = 0; j < kWindows; ++j) {
         V best = y[2 * i][2 * j];
         auto place = hn::Zero(du);
-        for (int k = 1; k < 4; ++k) {
-          const V v = y[2 * i + k / 2][2 * j + k % 2];
-          const auto larger = hn::Or(hn::Gt(v, best), hn::IsNaN(v));
-          best = hn::IfThenElse(larger, v, best);
-          place = hn::IfThenElse(hn::RebindMask(du, larger), hn::Set(du, static_cast<std::uint32_t>(k)), place);
-        }
+        for (int k = 1; k < 4; ++k) keep_larger(d, y[2 * i + k / 2][2 * j + k % 2], k, best, place);
         hn::StoreU(best, d, pixels.at[i][j] + c);
         store_taps(d, place, pixels.tap[i][j] + c);
       }
