@@ -17,5 +17,6 @@ install(TARGETS dattn EXPORT dattnTargets)
 set(package ${CMAKE_INSTALL_LIBDIR}/cmake/dattn)
 install(EXPORT dattnTargets NAMESPACE dattn:: DESTINATION ${package})
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/dattnConfigVersion.cmake COMPATIBILITY SameMinorVersion)
-install(FILES ${PROJECT_BINARY_DIR}/dattnConfigVersion.cmake ${PROJECT_SOURCE_DIR}/cmake/dattnConfig.cmake
+configure_file(${PROJECT_SOURCE_DIR}/cmake/dattnConfig.cmake.in ${PROJECT_BINARY_DIR}/dattnConfig.cmake @ONLY)
+install(FILES ${PROJECT_BINARY_DIR}/dattnConfigVersion.cmake ${PROJECT_BINARY_DIR}/dattnConfig.cmake
               ${PROJECT_SOURCE_DIR}/cmake/dependencies.cmake DESTINATION ${package})

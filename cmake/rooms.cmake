@@ -2,7 +2,7 @@
 
 add_library(dattn_flags INTERFACE)
 # A product and a sum are one rounding only where the code says so: the same arithmetic with and without SIMD.
-target_compile_options(dattn_flags INTERFACE -Wall -Wextra -Wshadow -ffp-contract=off $<$<BOOL:${DATTN_WERROR}>:-Werror>)
+target_compile_options(dattn_flags INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow;-ffp-contract=off;$<$<BOOL:${DATTN_WERROR}>:-Werror>>")
 # Instruction sets compiled for x86-64: AVX2, AVX-512, and plain scalar code for whatever has neither.
 target_compile_definitions(dattn_flags INTERFACE "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4)")
 # Under sanitizers kernels are compiled for this machine alone, as each instruction set takes minutes; and what
@@ -19,9 +19,11 @@ if(DATTN_SANITIZE)
 endif()
 
 function(dattn_room name)
-  cmake_parse_arguments(ROOM "" "" "DEPENDS" ${ARGN})
-  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${name}/*.cpp)
-  add_library(dattn_${name} STATIC ${sources})
+  cmake_parse_arguments(ROOM "" "" "DEPENDS;SOURCES" ${ARGN})
+  if(NOT ROOM_SOURCES)
+    file(GLOB ROOM_SOURCES CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${name}/*.cpp)
+  endif()
+  add_library(dattn_${name} STATIC ${ROOM_SOURCES})
   add_library(dattn::${name} ALIAS dattn_${name})
   set_property(GLOBAL APPEND PROPERTY DATTN_ROOMS ${name})
   target_include_directories(dattn_${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:include/dattn>)

@@ -1,10 +1,8 @@
 // Tensor: makers, views, copies and conversions.
 #include "core/tensor.h"
 
-#include <algorithm>
-#include <cstring>
-
 #include "core/autograd.h"
+#include "core/elements.h"
 
 namespace dattn {
 
@@ -86,40 +84,13 @@ Tensor Tensor::to(Device device) const {
   return x;
 }
 
-void Tensor::fill(double value) {
-  if (value == 0 && device() == Device::cpu) {
-    std::memset(raw(), 0, bytes());
-  } else if (device() == Device::cpu) {
-    dispatch_any(dtype_, [&]<typename T>() { std::fill_n(data<T>(), elements_, static_cast<T>(value)); });
-  } else {
-    copy_from(full(shape_, value, dtype_));
-  }
-}
-
-namespace {
-
-template <typename To, typename From>
-void convert(To* to, const From* from, std::int64_t n) {
-  constexpr bool through_float = std::is_same_v<To, bfloat16> || std::is_same_v<From, bfloat16>;
-  for (std::int64_t i = 0; i < n; ++i) {
-    if constexpr (through_float) {
-      to[i] = static_cast<To>(static_cast<float>(from[i]));
-    } else {
-      to[i] = static_cast<To>(from[i]);
-    }
-  }
-}
-
-}  // namespace
+void Tensor::fill(double value) { fill_elements(*this, value); }
 
 void Tensor::copy_from(const Tensor& other) {
   check(other.elements_ == elements_, "copy: {} cannot be copied into {}", other.shape_, shape_);
   if (other.dtype_ == dtype_) return copy_bytes(raw(), device(), other.raw(), other.device(), bytes());
-  if (device() != Device::cpu) return copy_from(other.to(Device::cpu).to(dtype_));
-  const Tensor from = other.to(Device::cpu);
-  dispatch_any(dtype_, [&]<typename To>() {
-    dispatch_any(from.dtype_, [&]<typename From>() { convert(data<To>(), from.data<From>(), elements_); });
-  });
+  if (other.device() != device()) return copy_from(other.to(dtype_));
+  convert_elements(other, *this);
 }
 
 Tensor& Tensor::track() {

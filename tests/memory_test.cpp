@@ -3,12 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <thread>
 #include <vector>
 
-#include "core/kernel.h"
+#include "core/elements.h"
 #include "core/ops.h"
 #include "error_text.h"
 
@@ -144,8 +145,14 @@ class PretendDevice : public testing::Test {
     cuda_memory.copy = [](void* to, Device, const void* from, Device, std::size_t bytes) {
       std::memcpy(to, from, bytes);
     };
+    fill_elements.set_cuda([](Tensor& x, double value) {
+      std::fill_n(reinterpret_cast<float*>(x.raw()), x.elements(), static_cast<float>(value));
+    });
   }
-  void TearDown() override { cuda_memory = before_; }
+  void TearDown() override {
+    cuda_memory = before_;
+    fill_elements.set_cuda(nullptr);
+  }
 
  private:
   DeviceMemory before_ = cuda_memory;

@@ -13,6 +13,8 @@ std::vector<OpCase> op_cases() {
   return all;
 }
 
+void PrintTo(const OpCase& op_case, std::ostream* out) { *out << op_case.name; }
+
 Tensor normal(const Shape& shape, std::uint32_t lane, double scale, double mean) {
   const Random random(42, Purpose::test, 0, lane);
   Tensor x = Tensor::empty(shape, Dtype::float64);

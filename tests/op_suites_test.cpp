@@ -100,7 +100,4 @@ INSTANTIATE_TEST_SUITE_P(Ops, Repeat, testing::ValuesIn(op_cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(Ops, Accumulate, testing::ValuesIn(op_cases()), case_name);
 
 }  // namespace
-
-void PrintTo(const OpCase& op_case, std::ostream* out) { *out << op_case.name; }
-
 }  // namespace dattn::test

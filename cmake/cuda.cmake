@@ -1,0 +1,48 @@
+# Whether the room `cuda` is compiled for a device: DATTN_CUDA_BUILT. Without it the room is one file that says so, and everything
+# else is the same; its kernels run in the tests on the host all the same (tests/cuda_emulation).
+set(DATTN_CUDA AUTO CACHE STRING "CUDA kernels: ON, OFF, or AUTO (where both nvcc and an NVIDIA driver are found)")
+set_property(CACHE DATTN_CUDA PROPERTY STRINGS AUTO ON OFF)
+
+set(DATTN_CUDA_BUILT OFF)
+if(DATTN_CUDA AND NOT DATTN_SANITIZE)
+  find_program(DATTN_NVCC nvcc HINTS $ENV{CUDACXX} $ENV{CUDA_PATH}/bin /usr/local/cuda/bin)
+  if(NOT DATTN_NVCC)
+    message(STATUS "CUDA: nvcc was not found, this build is for the CPU alone")
+  elseif(DATTN_CUDA STREQUAL "AUTO" AND NOT EXISTS /proc/driver/nvidia AND NOT EXISTS /dev/dxg)
+    message(STATUS "CUDA: no NVIDIA driver here, this build is for the CPU alone (-DDATTN_CUDA=ON builds the kernels all the same)")
+  else()
+    set(DATTN_CUDA_BUILT ON)
+  endif()
+endif()
+
+if(DATTN_CUDA_BUILT)
+  if(NOT CMAKE_CUDA_COMPILER)
+    set(CMAKE_CUDA_COMPILER ${DATTN_NVCC})
+  endif()
+  if(NOT CMAKE_CUDA_ARCHITECTURES)  # code for A100 and H100, and PTX for what comes later
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 90)
+  endif()
+  enable_language(CUDA)
+  find_package(CUDAToolkit REQUIRED)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)  # which CMake 3.25 does not know of nvcc
+  set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA_EXTENSIONS OFF)
+  # The compiler's table of registers, shared memory and spills goes to a file beside each object, for cuda/kernel_table.
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${PROJECT_SOURCE_DIR}/cmake/keep_ptxas_table ${DATTN_CCACHE})
+endif()
+
+# Adds room `cuda`.
+function(dattn_cuda_room)
+  if(NOT DATTN_CUDA_BUILT)
+    dattn_room(cuda SOURCES cuda/not_built.cpp DEPENDS dattn_core)
+    return()
+  endif()
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cuda/*.cu)
+  dattn_room(cuda SOURCES ${sources} DEPENDS dattn_layers dattn_optim dattn_datasets CUDA::cudart_static CUDA::cublasLt)
+  # {fmt} 9 holds nvcc for a compiler without constexpr.
+  target_compile_definitions(dattn_cuda PRIVATE FMT_USE_CONSTEXPR=1)
+  target_compile_options(dattn_cuda PRIVATE -Xptxas=-v -Xcompiler=-Wall,-Wextra,-ffp-contract=off)
+  if(DATTN_WERROR)
+    target_compile_options(dattn_cuda PRIVATE -Werror=all-warnings)
+  endif()
+endfunction()

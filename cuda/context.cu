@@ -1,0 +1,71 @@
+// The device: choice, checks, properties, stream, launches.
+#include "cuda/common.cuh"
+
+namespace dattn::cuda {
+
+namespace {
+
+__global__ void probe_kernel() {}
+
+struct Context {
+  DeviceProperties properties;
+  cudaStream_t stream = nullptr;
+  bool open = false;
+};
+
+Context& context() {
+  static auto* c = new Context;  // never destroyed: tensors with static lifetime free their memory later
+  return *c;
+}
+
+std::string version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
+
+DeviceProperties read_properties() {
+  cudaDeviceProp p{};
+  check_cuda(cudaGetDeviceProperties(&p, 0), "properties of the device");
+  return {p.name, p.major, p.minor, p.multiProcessorCount, p.totalGlobalMem, p.sharedMemPerBlockOptin};
+}
+
+}  // namespace
+
+std::optional<std::string> why_unusable() {
+  int count = 0, driver = 0, runtime = 0;
+  const cudaError_t counted = cudaGetDeviceCount(&count);
+  cudaGetLastError();  // what failed here is said below, not by a later call
+  check_cuda(cudaDriverGetVersion(&driver), "version of the driver");
+  check_cuda(cudaRuntimeGetVersion(&runtime), "version of the runtime");
+  if (counted == cudaErrorInsufficientDriver && driver > 0) {
+    return fmt::format(
+        "cuda: the driver supports CUDA {}, this build needs {}\nhint: update the NVIDIA driver, or use --device cpu",
+        version_text(driver), version_text(runtime));
+  }
+  if (counted != cudaSuccess || count == 0) {
+    return fmt::format("cuda: no NVIDIA GPU was found ({})\nhint: use --device cpu", cudaGetErrorString(counted));
+  }
+  cudaFuncAttributes attributes{};
+  if (cudaFuncGetAttributes(&attributes, probe_kernel) != cudaSuccess) {
+    cudaGetLastError();
+    const DeviceProperties p = read_properties();
+    return fmt::format(
+        "cuda: {} has compute capability {}.{}, for which this build holds no code\nhint: configure with "
+        "-DCMAKE_CUDA_ARCHITECTURES={}{}, or use --device cpu",
+        p.name, p.major, p.minor, p.major, p.minor);
+  }
+  return std::nullopt;
+}
+
+void open_device() {
+  Context& c = context();
+  if (c.open) return;
+  if (const auto why = why_unusable()) fail("{}", *why);
+  check_cuda(cudaSetDevice(0), "choice of the device");
+  c.properties = read_properties();
+  check_cuda(cudaStreamCreateWithFlags(&c.stream, cudaStreamNonBlocking), "making of the stream");
+  c.open = true;
+}
+
+const DeviceProperties& device() { return context().properties; }
+cudaStream_t stream() { return context().stream; }
+void synchronize() { check_cuda(cudaStreamSynchronize(stream()), "wait for the device"); }
+
+}  // namespace dattn::cuda

@@ -1,0 +1,19 @@
+// The one door to the CUDA room: a call that fills the CUDA side of every kernel slot.
+#pragma once
+
+#include <optional>
+#include <string>
+
+namespace dattn::cuda {
+
+/// Why this machine or this build has no usable device, with a hint, or nothing where it has one.
+std::optional<std::string> why_unusable();
+
+/// Takes the device and fills the slots; Error with the words of why_unusable() where there is none. Further calls do
+/// nothing.
+void enable();
+
+/// Waits until everything that was given to the device has run.
+void synchronize();
+
+}  // namespace dattn::cuda
