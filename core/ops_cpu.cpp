@@ -5,6 +5,7 @@
 //
 #include <algorithm>
 
+#include "core/loops.h"
 #include "core/ops.h"
 #include "core/parallel.h"
 #include "core/simd.h"
@@ -101,14 +102,6 @@ void sum_middle(std::int64_t outer, std::int64_t n, std::int64_t inner, const T*
                  }
                });
 }
-
-// A tensor seen from one of its dimensions: [outer, n, inner].
-struct Split {
-  std::int64_t outer, n, inner;
-  Split(const Shape& shape, int dim) : outer(shape.leading(dim)), n(shape[dim]), inner(1) {
-    for (int i = dim + 1; i < shape.rank(); ++i) inner *= shape[i];
-  }
-};
 
 void SumForward(const Tensor& x, int dim, double factor, Tensor& y) {
   const Split s(x.shape(), dim);

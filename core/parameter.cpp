@@ -23,6 +23,11 @@ void Parameter::to(Dtype dtype) const {
   if (state_->grad) state_->grad = state_->grad.to(dtype);
 }
 
+void Parameter::to(Device device) const {
+  state_->value = state_->value.to(device);
+  if (state_->grad) state_->grad = state_->grad.to(device);
+}
+
 void Parameter::zero_grad() const {
   if (state_->grad) state_->grad.fill(0);
 }

@@ -45,6 +45,8 @@ class Parameter {
   void rebind(Tensor value, Tensor grad) const;
   /// Converts value and gradient.
   void to(Dtype dtype) const;
+  /// Moves value and gradient to a device.
+  void to(Device device) const;
   void zero_grad() const;
 
   bool operator==(const Parameter& other) const { return state_ == other.state_; }

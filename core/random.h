@@ -33,6 +33,10 @@ class Random {
   explicit Random(std::uint64_t seed, Purpose purpose, std::uint64_t step = 0, std::uint32_t lane = 0)
       : seed_(seed), high_((step << 32) ^ (static_cast<std::uint64_t>(purpose) << 24) ^ lane) {}
 
+  /// What philox() takes beside the number of a block: for kernels that draw the same numbers themselves.
+  std::uint64_t key() const { return seed_; }
+  std::uint64_t counter_high() const { return high_; }
+
   std::uint32_t bits(std::uint64_t i) const { return block(i / 4)[i % 4]; }
   /// Numbers 4i to 4i + 3 of bits(), at the price of one.
   std::array<std::uint32_t, 4> block(std::uint64_t i) const { return philox(seed_, i, high_); }

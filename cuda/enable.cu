@@ -5,6 +5,7 @@
 #include "cuda/context.h"
 #include "cuda/kernels.h"
 #include "cuda/memory.h"
+#include "layers/linear.h"
 
 namespace dattn::cuda {
 
@@ -14,6 +15,26 @@ void enable() {
 
   fill_elements.set_cuda(fill_elements_cuda);
   convert_elements.set_cuda(convert_elements_cuda);
+
+  add_forward.set_cuda(add_forward_cuda);
+  mul_forward.set_cuda(mul_forward_cuda);
+  scale_forward.set_cuda(scale_forward_cuda);
+  sum_forward.set_cuda(sum_forward_cuda);
+  sum_backward.set_cuda(sum_backward_cuda);
+  permute_forward.set_cuda(permute_forward_cuda);
+  copy_box.set_cuda(copy_box_cuda);
+  matmul_forward.set_cuda(matmul_forward_cuda);
+
+  activation_forward.set_cuda(activation_forward_cuda);
+  activation_backward.set_cuda(activation_backward_cuda);
+  softmax_forward.set_cuda(softmax_forward_cuda);
+  softmax_backward.set_cuda(softmax_backward_cuda);
+  dropout_apply.set_cuda(dropout_apply_cuda);
+
+  linear_forward.set_cuda(linear_forward_cuda);
+  linear_backward_data.set_cuda(linear_backward_data_cuda);
+  linear_backward_weight.set_cuda(linear_backward_weight_cuda);
+  bias_backward.set_cuda(bias_backward_cuda);
 }
 
 }  // namespace dattn::cuda

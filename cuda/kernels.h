@@ -5,11 +5,37 @@
 #include "core/ops.h"
 #include "core/tensor.h"
 #include "layers/activation.h"
+#include "layers/dropout.h"
 
 namespace dattn::cuda {
 
 // --- elements.cu: core/elements.h ---
 void fill_elements_cuda(Tensor& x, double value);
 void convert_elements_cuda(const Tensor& from, Tensor& to);
+
+// --- ops.cu, ops_layout.cu, ops_matmul.cu: core/ops.h ---
+void add_forward_cuda(const Tensor& a, const Tensor& b, Tensor& y);
+void mul_forward_cuda(const Tensor& a, const Tensor& b, Tensor& y);
+void scale_forward_cuda(const Tensor& x, double factor, Tensor& y);
+void sum_forward_cuda(const Tensor& x, int dim, double factor, Tensor& y);
+void sum_backward_cuda(const Tensor& dy, int dim, double factor, Tensor& dx);
+void permute_forward_cuda(const Tensor& x, const Shape& order, Tensor& y);
+void copy_box_cuda(const Tensor& x, const Shape& x_begin, Tensor& y, const Shape& y_begin, const Shape& size);
+void matmul_forward_cuda(const Tensor& a, Trans transpose_a, const Tensor& b, Trans transpose_b, Tensor& y);
+
+// --- activation.cu: layers/activation.h ---
+void activation_forward_cuda(Activation kind, const Tensor& x, Tensor& y);
+void activation_backward_cuda(Activation kind, const Tensor& dy, const Tensor& saved, Tensor& dx);
+void softmax_forward_cuda(const Tensor& x, Tensor& y);
+void softmax_backward_cuda(const Tensor& dy, const Tensor& y, Tensor& dx);
+
+// --- dropout.cu: layers/dropout.h ---
+void dropout_apply_cuda(const Tensor& x, const DropoutMask& mask, std::int64_t run, Tensor& y);
+
+// --- linear.cu: layers/linear.h ---
+void linear_forward_cuda(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y);
+void linear_backward_data_cuda(const Tensor& dy, const Tensor& w, Tensor& dx);
+void linear_backward_weight_cuda(const Tensor& dy, const Tensor& x, Tensor& dw);
+void bias_backward_cuda(const Tensor& dy, Tensor& db);
 
 }  // namespace dattn::cuda

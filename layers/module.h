@@ -81,6 +81,12 @@ struct Convert : Visitor {
     if (b.dtype() == Dtype::float32 || b.dtype() == Dtype::float64) b = b.to(dtype);
   }
 };
+struct Move : Visitor {
+  Device device;
+  explicit Move(Device to) : device(to) {}
+  void parameter(const std::string&, Parameter& p) override { p.to(device); }
+  void buffer(const std::string&, Tensor& b) override { b = b.to(device); }
+};
 }  // namespace detail
 
 /// All parameters, in visiting order.
@@ -110,6 +116,13 @@ void set_training(M& module, bool training) {
 template <Module M>
 void convert(M& module, Dtype dtype) {
   detail::Convert to(dtype);
+  module.visit(to);
+}
+
+/// Moves all parameters and buffers to a device.
+template <Module M>
+void move_to(M& module, Device device) {
+  detail::Move to(device);
   module.visit(to);
 }
 

@@ -80,7 +80,7 @@ std::optional<std::string> check_tensor(const OpCase& op_case, const OpInstance&
 
 Tensor output_gradient(const Tensor& y) {
   // Rounded to float32, so that every type is fed the same numbers.
-  return normal(y.shape(), 999).to(Dtype::float32).to(y.dtype());
+  return normal(y.shape(), 999).to(Dtype::float32).to(y.dtype()).to(y.device());
 }
 
 OpResults run(OpInstance& instance, bool keep_parameter_gradients) {
@@ -94,12 +94,13 @@ OpResults run(OpInstance& instance, bool keep_parameter_gradients) {
   OpResults results;
   results.y = instance.call(in);
   backward(results.y, output_gradient(results.y));
-  results.y = results.y.detach();
+  results.y = results.y.detach().to(Device::cpu);
   for (std::size_t i = 0; i < in.size(); ++i) {
-    if (differentiable(in[i])) results.gradients.push_back({instance.inputs[i].name, in[i].grad()});
+    if (differentiable(in[i])) results.gradients.push_back({instance.inputs[i].name, in[i].grad().to(Device::cpu)});
   }
+  results.first_parameter = results.gradients.size();
   for (auto& [name, p] : instance.parameters) {
-    if (p.trainable()) results.gradients.push_back({name, p.grad().clone()});
+    if (p.trainable()) results.gradients.push_back({name, p.grad().clone().to(Device::cpu)});
   }
   return results;
 }
@@ -109,6 +110,12 @@ void to_float32(OpInstance& instance) { convert_instance(instance, Dtype::float3
 void round_to_float32(OpInstance& instance) {
   convert_instance(instance, Dtype::float32);
   convert_instance(instance, Dtype::float64);
+}
+
+void move_to(OpInstance& instance, Device device) {
+  for (auto& input : instance.inputs) input.value = input.value.to(device);
+  if (instance.move) return instance.move(device);
+  for (auto& [name, p] : instance.parameters) p.to(device);
 }
 
 std::optional<std::string> gradcheck(const OpCase& op_case) {

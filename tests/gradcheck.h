@@ -13,18 +13,23 @@ namespace dattn::test {
 struct OpResults {
   Tensor y;
   std::vector<NamedTensor> gradients;
+  std::size_t first_parameter = 0;  ///< where among them those of parameters begin
 };
 
 /// The gradient fed to the output: normal numbers (never ones), the same for every type.
 Tensor output_gradient(const Tensor& y);
 
-/// Runs a case forward and backward in the type it is in now; parameters' gradients are zeroed first unless `keep`.
+/// Runs a case forward and backward in the type and on the device it is in now, and brings the results to the CPU;
+/// parameters' gradients are zeroed first unless `keep`.
 OpResults run(OpInstance& instance, bool keep_parameter_gradients = false);
 
 /// Converts inputs, parameters and buffers to float32.
 void to_float32(OpInstance& instance);
 /// Rounds them to float32 and keeps float64: the reference of what float32 computes on the same numbers.
 void round_to_float32(OpInstance& instance);
+
+/// Moves inputs, parameters and buffers to a device.
+void move_to(OpInstance& instance, Device device);
 
 /// Checks every element of every gradient: |analytic - numeric| <= 1e-6 |numeric| + 1e-8. Returns the first failure,
 /// such as `conv2d: d(weight)[0,1,2] analytic 0.12345 numeric 0.12330 rel 1.2e-03 > 1e-06`, or nothing.

@@ -1,5 +1,5 @@
-// The table of operation cases. Every case runs through every suite of op_suites_test.cpp: GradCheck, Float, Repeat,
-// Accumulate.
+// The table of operation cases. Every case runs through every suite of op_suites_test.cpp (GradCheck, Float, Repeat,
+// Accumulate) and of cuda/op_suites_test.cpp.
 #pragma once
 
 #include <functional>
@@ -29,6 +29,8 @@ struct OpInstance {
   std::function<Tensor(std::span<const Tensor> inputs)> call;
   /// Converts parameters and buffers to another type. Modules convert themselves; plain parameters by default.
   std::function<void(Dtype)> convert;
+  /// Moves them to a device, likewise.
+  std::function<void(Device)> move = {};
 };
 
 struct OpCase {
@@ -59,6 +61,7 @@ OpInstance module_instance(M module, std::vector<OpInstance::Input> inputs, Call
   randomise(instance.parameters, scale);
   instance.call = [shared, call](std::span<const Tensor> in) { return call(*shared, in); };
   instance.convert = [shared](Dtype dtype) { convert(*shared, dtype); };
+  instance.move = [shared](Device device) { move_to(*shared, device); };
   return instance;
 }
 

@@ -56,7 +56,8 @@ OpCase cross_entropy_soft(const char* name, double smoothing, Reduction reductio
             return OpInstance{{{"logits", normal({3, 11}, 1, 2)}},
                               {},
                               [=](std::span<const Tensor> in) {
-                                return cross_entropy(in[0], targets.to(in[0].dtype()), smoothing, reduction);
+                                return cross_entropy(in[0], targets.to(in[0].dtype()).to(in[0].device()), smoothing,
+                                                     reduction);
                               },
                               {}};
           },

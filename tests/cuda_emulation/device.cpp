@@ -67,11 +67,6 @@ void end_copies(int pending) {
   mine.begun = std::move(left);
 }
 
-void check_argument(const char* kernel, const void* p) {
-  if (p && !is_device_memory(p))
-    throw Error(fmt::format("cuda emulation: {}: an argument points to host memory", kernel));
-}
-
 void read_matrices(const SharedPointer<const bfloat16>& row, int count, bool transposed, std::uint32_t* r,
                    const Site& site) {
   struct Row {

@@ -109,11 +109,9 @@ void commit_copies();
 /// Ends all copies but those of the last `pending` commits.
 void end_copies(int pending);
 
-/// Stops a launch with a pointer that a device could not read.
-void check_argument(const char* kernel, const void* p);
 template <typename T>
 void check_argument(const char* kernel, const T& argument) {
-  if constexpr (std::is_pointer_v<T>) check_argument(kernel, static_cast<const void*>(argument));
+  if constexpr (std::is_pointer_v<T>) check_device_pointer(kernel, argument);
 }
 
 /// The 8 x 8 matrices whose rows the threads of the warp point to: element `pair` of matrix m, in this thread's place.

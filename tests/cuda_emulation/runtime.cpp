@@ -84,17 +84,6 @@ std::byte* find_place(std::size_t bytes) {
   return place;
 }
 
-void run_or_record(std::function<void()> work) {
-  Memory& m = memory();
-  const std::scoped_lock lock(m.mutex);
-  if (m.capturing) {
-    m.capturing->capturing->work.push_back(std::move(work));
-  } else {
-    const DeviceMemoryOpen open;
-    work();
-  }
-}
-
 void check_side(const char* call, const void* p, bool device) {
   if (is_device_memory(p) != device)
     throw Error(fmt::format("cuda emulation: {} expects a pointer to {} memory", call, device ? "device" : "host"));
@@ -110,13 +99,29 @@ bool is_device_memory(const void* p) {
   return after != m.blocks.begin() && at <= (--after)->first + after->second;
 }
 
+void run_on_stream(std::function<void()> work) {
+  Memory& m = memory();
+  const std::scoped_lock lock(m.mutex);
+  if (m.capturing) {
+    m.capturing->capturing->work.push_back(std::move(work));
+  } else {
+    const DeviceMemoryOpen open;
+    work();
+  }
+}
+
+void check_device_pointer(const char* user, const void* p) {
+  if (p && !is_device_memory(p))
+    throw Error(fmt::format("cuda emulation: {}: an argument points to host memory", user));
+}
+
 void launch(const char* kernel, Index3 blocks, Index3 threads, std::size_t shared_bytes, std::function<void()> body) {
   const std::uint64_t count = std::uint64_t{threads.x} * threads.y * threads.z;
   const auto refuse = [&](const std::string& why) { throw Error(fmt::format("cuda emulation: {}: {}", kernel, why)); };
   if (count == 0 || count > 1024 || count % kWarp != 0) refuse(fmt::format("a block of {} threads", count));
   if (blocks.y > 65535 || blocks.z > 65535 || blocks.x > 0x7fffffffu) refuse("a grid too large for a device");
   if (shared_bytes > kSharedBytes) refuse(fmt::format("{} bytes of shared memory", shared_bytes));
-  run_or_record([=]() mutable {
+  run_on_stream([=]() mutable {
     begin_kernel_memory(shared_bytes);
     run_kernel(kernel, blocks, threads, body);
   });
@@ -226,12 +231,12 @@ cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
   check_side("cudaMemcpyAsync", to, kind != cudaMemcpyDeviceToHost);
   check_side("cudaMemcpyAsync", from, kind != cudaMemcpyHostToDevice);
-  run_or_record([=] { std::memmove(to, from, bytes); });
+  run_on_stream([=] { std::memmove(to, from, bytes); });
   return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t) {
   check_side("cudaMemsetAsync", to, true);
-  run_or_record([=] { std::memset(to, value, bytes); });
+  run_on_stream([=] { std::memset(to, value, bytes); });
   return cudaSuccess;
 }
 
@@ -281,7 +286,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
   return *exec = new EmulatedGraph(*graph), cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t) {
-  for (const auto& work : exec->work) run_or_record(work);
+  for (const auto& work : exec->work) run_on_stream(work);
   return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }

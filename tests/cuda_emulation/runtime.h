@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 
 enum cudaError_t {
   cudaSuccess = 0,
@@ -98,5 +99,9 @@ extern Machine machine;
 
 /// Whether `p` points into device memory.
 bool is_device_memory(const void* p);
+/// Stops what a device could not read: Error naming `user` unless `p` is device memory or null.
+void check_device_pointer(const char* user, const void* p);
+/// Runs host code that stands for work of the device now, or records it where the stream captures a graph.
+void run_on_stream(std::function<void()> work);
 
 }  // namespace dattn::emulation

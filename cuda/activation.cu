@@ -1,0 +1,92 @@
+// Activations and softmax: device twins of layers/activation_cpu.cpp.
+#include "cuda/activation_formulas.cuh"
+#include "cuda/kernels.h"
+#include "cuda/sums.cuh"
+
+namespace dattn::cuda {
+
+namespace {
+
+// --- element by element ---
+
+template <typename S, typename Formula>
+struct Forward {
+  const S* x;
+  S* y;
+  __device__ void operator()(std::int64_t i) const { store(y + i, Formula::value(load(x + i))); }
+};
+
+template <typename S, typename Formula>
+struct Backward {
+  const S *dy, *saved;
+  S* dx;
+  __device__ void operator()(std::int64_t i) const { store(dx + i, load(dy + i) * Formula::slope(load(saved + i))); }
+};
+
+// --- softmax ---
+
+template <typename Team, typename S>
+__global__ void softmax_kernel(const S* x, std::int64_t rows, std::int64_t columns, S* y) {
+  const Team team;
+  if (team.row() >= rows) return;  // the whole team
+  const S* xr = x + team.row() * columns;
+  S* yr = y + team.row() * columns;
+  float most = -INFINITY, sum = 0;
+  for (std::int64_t c = team.index(); c < columns; c += Team::kSize) most = fmaxf(most, load(xr + c));
+  most = team.max(most);
+  for (std::int64_t c = team.index(); c < columns; c += Team::kSize) sum += expf(load(xr + c) - most);
+  const float scale = 1.0f / team.sum(sum);
+  for (std::int64_t c = team.index(); c < columns; c += Team::kSize) store(yr + c, scale * expf(load(xr + c) - most));
+}
+
+template <typename Team, typename S>
+__global__ void softmax_backward_kernel(const S* dy, const S* y, std::int64_t rows, std::int64_t columns, S* dx) {
+  const Team team;
+  if (team.row() >= rows) return;
+  const std::int64_t first = team.row() * columns;
+  float mean = 0;  // of dy under the distribution y
+  for (std::int64_t c = team.index(); c < columns; c += Team::kSize) mean += load(dy + first + c) * load(y + first + c);
+  mean = team.sum(mean);
+  for (std::int64_t c = team.index(); c < columns; c += Team::kSize)
+    store(dx + first + c, load(y + first + c) * (load(dy + first + c) - mean));
+}
+
+}  // namespace
+
+void activation_forward_cuda(Activation kind, const Tensor& x, Tensor& y) {
+  dispatch_storage(name(kind), x.dtype(), [&]<typename S>() {
+    dispatch_activation(kind, [&]<typename Formula>() {
+      for_each_item("activation_forward", x.elements(), Forward<S, Formula>{x.data<S>(), y.data<S>()});
+    });
+  });
+}
+
+void activation_backward_cuda(Activation kind, const Tensor& dy, const Tensor& saved, Tensor& dx) {
+  dispatch_storage(name(kind), dy.dtype(), [&]<typename S>() {
+    dispatch_activation(kind, [&]<typename Formula>() {
+      for_each_item("activation_backward", dy.elements(),
+                    Backward<S, Formula>{dy.data<S>(), saved.data<S>(), dx.data<S>()});
+    });
+  });
+}
+
+void softmax_forward_cuda(const Tensor& x, Tensor& y) {
+  const std::int64_t rows = x.shape().rows(), columns = x.size(-1);
+  dispatch_storage("softmax", x.dtype(), [&]<typename S>() {
+    dispatch_team(rows, columns, [&]<typename Team>(const Grid& grid) {
+      launch("softmax_forward", softmax_kernel<Team, S>, grid, x.data<S>(), rows, columns, y.data<S>());
+    });
+  });
+}
+
+void softmax_backward_cuda(const Tensor& dy, const Tensor& y, Tensor& dx) {
+  const std::int64_t rows = dy.shape().rows(), columns = dy.size(-1);
+  dispatch_storage("softmax", dy.dtype(), [&]<typename S>() {
+    dispatch_team(rows, columns, [&]<typename Team>(const Grid& grid) {
+      launch("softmax_backward", softmax_backward_kernel<Team, S>, grid, dy.data<S>(), y.data<S>(), rows, columns,
+             dx.data<S>());
+    });
+  });
+}
+
+}  // namespace dattn::cuda

@@ -1,0 +1,22 @@
+// The mask of layers/dropout.h for kernels, which draw its numbers themselves.
+#pragma once
+
+#include "cuda/random.cuh"
+#include "layers/dropout.h"
+
+namespace dattn::cuda {
+
+struct DeviceDropoutMask {
+  DeviceRandom random;
+  std::uint32_t threshold;
+  float scale;
+
+  explicit DeviceDropoutMask(const DropoutMask& mask)
+      : random(mask.random), threshold(mask.threshold), scale(static_cast<float>(mask.scale)) {}
+
+  __device__ float factor_of(std::uint32_t bits) const { return bits >= threshold ? scale : 0.0f; }
+  /// What element i is multiplied by: 0, or 1 / (1 - p).
+  __device__ float factor(std::int64_t i) const { return factor_of(random.bits(static_cast<std::uint64_t>(i))); }
+};
+
+}  // namespace dattn::cuda
