@@ -9,18 +9,14 @@ namespace {
 
 // --- element by element ---
 
-template <typename S, typename Formula>
-struct Forward {
-  const S* x;
-  S* y;
-  __device__ void operator()(std::int64_t i) const { store(y + i, Formula::value(load(x + i))); }
+template <typename Formula>
+struct Value {
+  __device__ float operator()(float x) const { return Formula::value(x); }
 };
 
-template <typename S, typename Formula>
-struct Backward {
-  const S *dy, *saved;
-  S* dx;
-  __device__ void operator()(std::int64_t i) const { store(dx + i, load(dy + i) * Formula::slope(load(saved + i))); }
+template <typename Formula>
+struct TimesSlope {
+  __device__ float operator()(float dy, float saved) const { return dy * Formula::slope(saved); }
 };
 
 // --- softmax ---
@@ -56,7 +52,7 @@ __global__ void softmax_backward_kernel(const S* dy, const S* y, std::int64_t ro
 void activation_forward_cuda(Activation kind, const Tensor& x, Tensor& y) {
   dispatch_storage(name(kind), x.dtype(), [&]<typename S>() {
     dispatch_activation(kind, [&]<typename Formula>() {
-      for_each_item("activation_forward", x.elements(), Forward<S, Formula>{x.data<S>(), y.data<S>()});
+      map_elements("activation_forward", x.elements(), Value<Formula>{}, y.data<S>(), x.data<S>());
     });
   });
 }
@@ -64,8 +60,8 @@ void activation_forward_cuda(Activation kind, const Tensor& x, Tensor& y) {
 void activation_backward_cuda(Activation kind, const Tensor& dy, const Tensor& saved, Tensor& dx) {
   dispatch_storage(name(kind), dy.dtype(), [&]<typename S>() {
     dispatch_activation(kind, [&]<typename Formula>() {
-      for_each_item("activation_backward", dy.elements(),
-                    Backward<S, Formula>{dy.data<S>(), saved.data<S>(), dx.data<S>()});
+      map_elements("activation_backward", dy.elements(), TimesSlope<Formula>{}, dx.data<S>(), dy.data<S>(),
+                   saved.data<S>());
     });
   });
 }

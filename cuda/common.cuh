@@ -5,47 +5,45 @@
 // How a kernel is written. cuda/x.cu holds the device twins of layers/x_cpu.cpp, in the same order:
 //
 //   namespace {
-//   template <typename S>                                       // S: float or bfloat16, the type of activations
-//   __global__ void scale_kernel(const S* x, float factor, std::int64_t n, S* y) {
-//     for (std::int64_t i = first_item(); i < n; i += item_step()) store(y + i, factor * load(x + i));
+//
+//   template <typename S>  // float or bfloat16, the type of activations
+//   __global__ void shift_kernel(const S* x, float shift, std::int64_t n, S* y) {
+//     for (std::int64_t i = first_item(); i < n; i += item_step()) store(y + i, load(x + i) + shift);
 //   }
+//
 //   }  // namespace
 //
-//   void scale_forward_cuda(const Tensor& x, double factor, Tensor& y) {
-//     dispatch_storage("scale", x.dtype(), [&]<typename S>() {
-//       launch("scale_forward", scale_kernel<S>, grid_for(x.elements()), x.data<S>(), static_cast<float>(factor),
+//   void shift_forward_cuda(const Tensor& x, double shift, Tensor& y) {
+//     dispatch_storage("shift", x.dtype(), [&]<typename S>() {
+//       launch("shift_forward", shift_kernel<S>, grid_for(x.elements()), x.data<S>(), static_cast<float>(shift),
 //              x.elements(), y.data<S>());
 //     });
 //   }
 //
-// declared in cuda/kernels.h, and one line in cuda/enable.cu: `scale_forward.set_cuda(scale_forward_cuda);`.
+// declared in cuda/kernels.h, with one line in cuda/enable.cu: `shift_forward.set_cuda(shift_forward_cuda);`.
 //
-//  - Elements: `load(p)` gives a float, `store(p, value)` rounds to nearest even. `load<N>(p)` and `store<N>(p,
-//  floats)` move
-//    N neighbours in one instruction where N * sizeof(S) is at most 16 and p is a multiple of that. All arithmetic is
-//    in float. A plain loop over elements is `for_each_item(name, n, functor)`.
-//  - Blocks have a multiple of 32 threads, at most 1024. A launch with no block at all does nothing.
-//  - Shared memory: `DATTN_SHARED(float, tile, 32 * 33);` in the kernel, or `DynamicShared shared; auto a =
-//  shared.take<S>(n);`
-//    with `shared_bytes<S>(n)` for each array in Grid::shared_bytes. Both give a `Shared<T>`: a plain pointer under
-//    nvcc, one that notes every access in the emulation. Elements have 2, 4, 8 or 16 bytes. Read into a typed variable
-//    (`const float a = tile[i];`, never `auto`), write by `tile[i] = value;`; members of a struct cannot be reached
-//    through `tile[i].x`, addresses are `tile + i`, and load and store take them. `shared_cast<float4>(tile + i)` sees
-//    other types.
-//  - Barriers and warps: CUDA's own __syncthreads(), __syncwarp(), __shfl_*_sync, __ballot_sync, __any_sync,
-//  __all_sync;
-//    kFullWarp is the mask. Shuffles do not order accesses to shared memory: __syncwarp does.
-//  - Sums: warp_sum, warp_max, block_sum, block_max give every thread the same bits; partial sums of blocks go to
-//  scratch memory
-//    (cuda/memory.h) and are added in order by a second kernel. No floating-point atomics; atomic_add(p, i) is for
-//    integers.
-//  - Tensor cores: mma_bfloat16(d, a, b): d [16,8] += a [16,16] b [16,8] in PTX's m16n8k16 fragments; load_matrices(r,
-//  row) and
-//    load_matrices_transposed(r, row) are ldmatrix, x2 or x4 by the size of r. copy_async<16>(shared, global, valid) is
-//    cp.async (zeros where not valid), copy_async_commit() and copy_async_wait<pending>() end groups of them.
-//  - What a kernel needs beyond this belongs into cuda/device.cuh and its twin tests/cuda_emulation/device.h, never as
-//  asm or
-//    #ifdef into a kernel file. <<<>>> appears nowhere: launch() is the only way, and it goes to stream().
+// Elements. `load(p)` gives a float, `store(p, value)` rounds to nearest even; all arithmetic is in float. `load<N>(p)`
+//   and `store<N>(p, floats)` move N neighbours in one instruction, where N * sizeof(S) is at most 16 and p a multiple
+//   of that. Operations element by element are `map_elements(name, n, f, y, x...)`; other plain loops are
+//   `for_each_item(name, n, f)`. Sums over rows and over columns: cuda/sums.cuh. Products: cuda/gemm.h.
+// Blocks have a multiple of 32 threads, at most 1024. A launch without a single block does nothing.
+// Shared memory. `DATTN_SHARED(float, tile, 32 * 33);`, or `DynamicShared shared; auto a = shared.take<S>(n);` with
+//   `shared_bytes<S>(n)` for each array in Grid::shared_bytes. Both give a `Shared<T>`: a plain pointer for nvcc, one
+//   that notes every access in the emulation. So elements (of 2, 4, 8 or 16 bytes) are read into typed variables,
+//   `const float a = tile[i];` and never `auto`, and written by `tile[i] = value;`. `tile[i].x` and `&tile[i]` are not
+//   there: copy the struct, and write `tile + i`, which load and store take. `shared_cast<float4>(tile + i)` sees other
+//   types.
+// Barriers and warps. CUDA's own __syncthreads, __syncwarp, __shfl_*_sync, __ballot_sync, __any_sync, __all_sync, with
+//   kFullWarp for the mask. A shuffle does not order accesses to shared memory; __syncwarp does.
+// Sums. warp_sum, warp_max, block_sum and block_max give all threads the same bits. Partial sums of blocks go to memory
+//   of a Scratch (cuda/memory.h) and are added in order by a second kernel. There are no floating-point atomics;
+//   `atomic_add(p, i)` takes integers.
+// Tensor cores. `mma_bfloat16(d, a, b)`: d [16,8] += a [16,16] b [16,8] in the fragments of PTX's m16n8k16.
+//   `load_matrices(r, row)` and `load_matrices_transposed(r, row)` are ldmatrix, x2 or x4 by the size of r.
+//   `copy_async<16>(shared, global, valid)` is cp.async, with zeros where not valid; copy_async_commit() and
+//   copy_async_wait<pending>() end groups of them.
+// What a kernel needs beyond this belongs into cuda/device.cuh and its twin tests/cuda_emulation/device.h, never as asm
+//   or #if into a kernel file. <<<>>> appears nowhere: launch() is the only way, and it goes to stream().
 #pragma once
 
 #include <cstddef>
@@ -234,6 +232,35 @@ __global__ void item_kernel(std::int64_t n, F f) {
 template <typename F>
 void for_each_item(const char* name, std::int64_t n, const F& f) {
   launch(name, detail::item_kernel<F>, grid_for(n), n, f);
+}
+
+namespace detail {
+template <int N, typename F, typename S, typename... X>
+__global__ void map_kernel(std::int64_t n, F f, S* y, const X*... x) {
+  for (std::int64_t i = first_item() * N; i + N <= n; i += item_step() * N) {
+    Floats<N> result;
+    [&](const auto&... in) {
+#pragma unroll
+      for (int j = 0; j < N; ++j) result[j] = f(in[j]...);
+    }(load<N>(x + i)...);
+    store<N>(y + i, result);
+  }
+  if (const std::int64_t i = n / N * N + first_item(); i < n) store(y + i, f(load(x + i)...));
+}
+
+inline bool is_aligned(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
+}  // namespace detail
+
+/// y[i] = f(x[i]...) for every i in [0, n), 16 bytes at a time where all pointers allow it; y may be one of x. F is a
+/// struct with a `__device__ float operator()(float...) const`.
+template <typename F, typename S, typename... X>
+void map_elements(const char* name, std::int64_t n, const F& f, S* y, const X*... x) {
+  constexpr int kWide = 16 / sizeof(S);
+  if ((detail::is_aligned(y) && ... && detail::is_aligned(x))) {
+    launch(name, detail::map_kernel<kWide, F, S, X...>, grid_for((n + kWide - 1) / kWide, 1), n, f, y, x...);
+  } else {
+    launch(name, detail::map_kernel<1, F, S, X...>, grid_for(n), n, f, y, x...);
+  }
 }
 
 // --- sums and maxima in a fixed order; every thread gets the same bits ---

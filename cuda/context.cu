@@ -34,7 +34,8 @@ std::optional<std::string> why_unusable() {
   cudaGetLastError();  // what failed here is said below, not by a later call
   check_cuda(cudaDriverGetVersion(&driver), "version of the driver");
   check_cuda(cudaRuntimeGetVersion(&runtime), "version of the runtime");
-  if (counted == cudaErrorInsufficientDriver && driver > 0) {
+  if (driver == 0) return "cuda: no NVIDIA driver was found\nhint: use --device cpu";
+  if (counted == cudaErrorInsufficientDriver) {
     return fmt::format(
         "cuda: the driver supports CUDA {}, this build needs {}\nhint: update the NVIDIA driver, or use --device cpu",
         version_text(driver), version_text(runtime));

@@ -9,26 +9,17 @@ namespace {
 
 // --- element by element ---
 
-template <typename S>
 struct Add {
-  const S *a, *b;
-  S* y;
-  __device__ void operator()(std::int64_t i) const { store(y + i, load(a + i) + load(b + i)); }
+  __device__ float operator()(float a, float b) const { return a + b; }
 };
 
-template <typename S>
 struct Mul {
-  const S *a, *b;
-  S* y;
-  __device__ void operator()(std::int64_t i) const { store(y + i, load(a + i) * load(b + i)); }
+  __device__ float operator()(float a, float b) const { return a * b; }
 };
 
-template <typename S>
 struct Scale {
-  const S* x;
   float factor;
-  S* y;
-  __device__ void operator()(std::int64_t i) const { store(y + i, factor * load(x + i)); }
+  __device__ float operator()(float x) const { return factor * x; }
 };
 
 // --- sums: x [outer, n, inner] in parts along n, whose sums are added in order ---
@@ -88,19 +79,19 @@ struct Spread {
 
 void add_forward_cuda(const Tensor& a, const Tensor& b, Tensor& y) {
   dispatch_storage("add", y.dtype(), [&]<typename S>() {
-    for_each_item("add_forward", y.elements(), Add<S>{a.data<S>(), b.data<S>(), y.data<S>()});
+    map_elements("add_forward", y.elements(), Add{}, y.data<S>(), a.data<S>(), b.data<S>());
   });
 }
 
 void mul_forward_cuda(const Tensor& a, const Tensor& b, Tensor& y) {
   dispatch_storage("mul", y.dtype(), [&]<typename S>() {
-    for_each_item("mul_forward", y.elements(), Mul<S>{a.data<S>(), b.data<S>(), y.data<S>()});
+    map_elements("mul_forward", y.elements(), Mul{}, y.data<S>(), a.data<S>(), b.data<S>());
   });
 }
 
 void scale_forward_cuda(const Tensor& x, double factor, Tensor& y) {
   dispatch_storage("scale", y.dtype(), [&]<typename S>() {
-    for_each_item("scale_forward", y.elements(), Scale<S>{x.data<S>(), static_cast<float>(factor), y.data<S>()});
+    map_elements("scale_forward", y.elements(), Scale{static_cast<float>(factor)}, y.data<S>(), x.data<S>());
   });
 }
 

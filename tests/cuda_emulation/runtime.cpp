@@ -36,7 +36,7 @@ constexpr bool kBlocksOfMalloc = true;  // AddressSanitizer sees the end of each
 constexpr bool kBlocksOfMalloc = false;
 #endif
 
-constexpr std::size_t kArenaBytes = std::size_t{1} << 34, kAlignment = 256;
+constexpr std::size_t kArenaBytes = std::size_t{1} << 34, kAlignment = 256, kPage = 4096;
 
 struct Memory {
   std::recursive_mutex mutex;  // one piece of work at a time
@@ -44,6 +44,7 @@ struct Memory {
   std::map<std::byte*, std::size_t> blocks;  // that are in use, by address
   std::size_t in_use = 0;
   int open = 0;  // pieces of work that may touch device memory
+  int protection = PROT_NONE;
   EmulatedStream* capturing = nullptr;
 };
 
@@ -52,8 +53,14 @@ Memory& memory() {
   return *m;
 }
 
+// The kernel of the system goes through all pages in use, so a lot of memory stays open.
+constexpr std::size_t kProtected = std::size_t{16} << 20;
+
 void protect(int protection) {
-  if (memory().arena) mprotect(memory().arena, kArenaBytes, protection);
+  Memory& m = memory();
+  if (!m.arena || (protection == PROT_NONE && m.in_use > kProtected) || protection == m.protection) return;
+  mprotect(m.arena, kArenaBytes, protection);
+  m.protection = protection;
 }
 
 // While one lives, device memory may be touched. Host code that does so at another time ends with a signal, as it would
@@ -76,10 +83,14 @@ std::byte* find_place(std::size_t bytes) {
     if (area == MAP_FAILED) return nullptr;
     m.arena = static_cast<std::byte*>(area);
   }
+  const std::size_t step = bytes >= kPage ? kPage : kAlignment;
+  const auto round_up = [&](std::byte* p) {
+    return m.arena + (static_cast<std::size_t>(p - m.arena) + step - 1) / step * step;
+  };
   std::byte* place = m.arena;
   for (const auto& [block, size] : m.blocks) {
-    if (static_cast<std::size_t>(block - place) >= bytes) return place;
-    place = block + (size + kAlignment - 1) / kAlignment * kAlignment;
+    if (place + bytes <= block) return place;
+    place = round_up(block + size);
   }
   return place;
 }
@@ -207,8 +218,12 @@ cudaError_t cudaFree(void* block) {
   const auto found = m.blocks.find(static_cast<std::byte*>(block));
   if (found == m.blocks.end()) return cudaErrorInvalidValue;
   m.in_use -= found->second;
+  if (kBlocksOfMalloc) {
+    std::free(block);
+  } else if (found->second >= kPage) {  // gives pages back: blocks begin on pages of their own from this size on
+    madvise(block, found->second / kPage * kPage, MADV_DONTNEED);
+  }
   m.blocks.erase(found);
-  if (kBlocksOfMalloc) std::free(block);
   return cudaSuccess;
 }
 
