@@ -6,7 +6,9 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <memory>
 #include <stdexcept>
+#include <vector>
 
 #if !defined(__x86_64__)
 #include <ucontext.h>
@@ -141,7 +143,8 @@ Fiber* make_fiber(void (*entry)(Fiber&)) {
   void* memory = mmap(nullptr, kStackBytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED || mprotect(memory, page, PROT_NONE) != 0)
     throw std::runtime_error("cuda emulation: no memory for the stack of a thread");
-  auto* fiber = new Fiber;
+  static auto* all = new std::vector<std::unique_ptr<Fiber>>;  // never freed: threads run until the program ends
+  Fiber* fiber = all->emplace_back(std::make_unique<Fiber>()).get();
   fiber->stack = static_cast<std::byte*>(memory) + page;
   fiber->stack_bytes = kStackBytes;
   fiber->entry = entry;

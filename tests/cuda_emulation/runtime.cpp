@@ -95,6 +95,11 @@ std::byte* find_place(std::size_t bytes) {
   return place;
 }
 
+std::byte* block_of_malloc(std::size_t bytes) {
+  void* block = nullptr;
+  return posix_memalign(&block, kAlignment, bytes) == 0 ? static_cast<std::byte*>(block) : nullptr;
+}
+
 void check_side(const char* call, const void* p, bool device) {
   if (is_device_memory(p) != device)
     throw Error(fmt::format("cuda emulation: {} expects a pointer to {} memory", call, device ? "device" : "host"));
@@ -201,7 +206,7 @@ cudaError_t cudaMalloc(void** block, std::size_t bytes) {
   const std::scoped_lock lock(m.mutex);
   if (m.capturing) return cudaErrorStreamCaptureUnsupported;
   if (m.in_use + bytes > machine.memory) return cudaErrorMemoryAllocation;
-  auto* place = kBlocksOfMalloc ? static_cast<std::byte*>(std::aligned_alloc(kAlignment, bytes)) : find_place(bytes);
+  std::byte* place = kBlocksOfMalloc ? block_of_malloc(bytes) : find_place(bytes);
   if (!place) return cudaErrorMemoryAllocation;
   m.blocks[place] = bytes;
   m.in_use += bytes;
