@@ -35,6 +35,15 @@ void enable() {
   linear_backward_data.set_cuda(linear_backward_data_cuda);
   linear_backward_weight.set_cuda(linear_backward_weight_cuda);
   bias_backward.set_cuda(bias_backward_cuda);
+
+  grid_sample_forward.set_cuda(grid_sample_forward_cuda);
+  grid_sample_backward_x.set_cuda(grid_sample_backward_x_cuda);
+  grid_sample_backward_points.set_cuda(grid_sample_backward_points_cuda);
+  depthwise_conv2d_forward.set_cuda(depthwise_conv2d_forward_cuda);
+  depthwise_conv2d_backward_data.set_cuda(depthwise_conv2d_backward_data_cuda);
+  depthwise_conv2d_backward_filter.set_cuda(depthwise_conv2d_backward_filter_cuda);
+  dattention_positions_forward.set_cuda(dattention_positions_forward_cuda);
+  dattention_positions_backward.set_cuda(dattention_positions_backward_cuda);
 }
 
 }  // namespace dattn::cuda

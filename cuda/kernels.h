@@ -5,7 +5,10 @@
 #include "core/ops.h"
 #include "core/tensor.h"
 #include "layers/activation.h"
+#include "layers/conv2d.h"
+#include "layers/dattention_kernels.h"
 #include "layers/dropout.h"
+#include "layers/grid_sample.h"
 
 namespace dattn::cuda {
 
@@ -37,5 +40,22 @@ void linear_forward_cuda(const Tensor& x, const Tensor& w, const Tensor& b, Tens
 void linear_backward_data_cuda(const Tensor& dy, const Tensor& w, Tensor& dx);
 void linear_backward_weight_cuda(const Tensor& dy, const Tensor& x, Tensor& dw);
 void bias_backward_cuda(const Tensor& dy, Tensor& db);
+
+// --- grid_sample.cu: layers/grid_sample.h ---
+void grid_sample_forward_cuda(const Tensor& x, const Tensor& points, const GridSampleOptions& options, Tensor& y);
+void grid_sample_backward_x_cuda(const Tensor& dy, const Tensor& points, const GridSampleOptions& options, Tensor& dx);
+void grid_sample_backward_points_cuda(const Tensor& dy, const Tensor& x, const Tensor& points,
+                                      const GridSampleOptions& options, Tensor& dpoints);
+
+// --- depthwise_conv2d.cu: layers/conv2d.h ---
+void depthwise_conv2d_forward_cuda(const Tensor& x, const Tensor& w, const Tensor& b, const Tensor& addend,
+                                   const Conv2dOptions& options, Tensor& y);
+void depthwise_conv2d_backward_data_cuda(const Tensor& dy, const Tensor& w, const Conv2dOptions& options, Tensor& dx);
+void depthwise_conv2d_backward_filter_cuda(const Tensor& dy, const Tensor& x, const Conv2dOptions& options, Tensor& dw);
+
+// --- dattention_positions.cu: layers/dattention_kernels.h ---
+void dattention_positions_forward_cuda(const Tensor& offsets, double factor, Tensor& positions);
+void dattention_positions_backward_cuda(const Tensor& dpositions, const Tensor& offsets, double factor,
+                                        Tensor& doffsets);
 
 }  // namespace dattn::cuda
