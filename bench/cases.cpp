@@ -13,20 +13,20 @@ namespace dattn {
 
 namespace {
 
-Tensor normal_images(const Shape& shape) {
+Tensor normal_images(const Shape& shape, Dtype precision) {
   Tensor x = Tensor::empty(shape);
   const Random random(1, Purpose::test);
   for (std::int64_t i = 0; i < x.elements(); ++i) {
     x.data<float>()[i] = static_cast<float>(random.normal(static_cast<std::uint64_t>(i)));
   }
-  return x;
+  return x.to(precision);
 }
 
 // A layer on an input whose gradient is wanted too.
 template <typename Layer>
-Running running_layer(Layer layer, const Shape& shape) {
+Running running_layer(Layer layer, const Shape& shape, Dtype precision) {
   auto module = std::make_shared<Layer>(std::move(layer));
-  auto x = std::make_shared<Tensor>(normal_images(shape));
+  auto x = std::make_shared<Tensor>(normal_images(shape, precision));
   return {[=] { return (*module)(*x); },
           [=] {
             x->track();
@@ -72,27 +72,27 @@ Work network_work(std::int64_t batch, bool attention) {
 // --- kinds of cases ---
 
 Case dattention_case(const char* name, std::int64_t batch, const DAttentionOptions& options) {
-  const auto make = [=] {
+  const auto make = [=](Dtype precision) {
     Random random(0, Purpose::init);
-    return running_layer(DAttention(options, random), {batch, options.q_h, options.q_w, options.channel});
+    return running_layer(DAttention(options, random), {batch, options.q_h, options.q_w, options.channel}, precision);
   };
   return {name, make, dattention_work(batch, options)};
 }
 
 Case conv_case(const char* name, std::int64_t batch, std::int64_t in, std::int64_t out, std::int64_t size) {
-  const auto make = [=] {
+  const auto make = [=](Dtype precision) {
     Random random(0, Purpose::init);
-    return running_layer(Conv2d(in, out, 3, {.padding = 1}, false, random), {batch, size, size, in});
+    return running_layer(Conv2d(in, out, 3, {.padding = 1}, false, random), {batch, size, size, in}, precision);
   };
   return {name, make, conv_work(batch, in, out, size)};
 }
 
 Case inference_case(const char* name, std::int64_t batch) {
-  const auto make = [=]() -> Running {
+  const auto make = [=](Dtype precision) -> Running {
     Random random(0, Purpose::init);
     std::shared_ptr<Classifier> model = make_model({"dattn_cnn", "dattention", 10}, random);
     set_training(*model, false);
-    const Tensor images = normal_images({batch, 32, 32, 3});
+    const Tensor images = normal_images({batch, 32, 32, 3}, precision);
     return {[=] { return model->forward(images); }, [] {}};
   };
   Work work = network_work(batch, true);
@@ -101,10 +101,10 @@ Case inference_case(const char* name, std::int64_t batch) {
 }
 
 Case network_case(const char* name, const char* attention, std::int64_t batch) {
-  const auto make = [=]() -> Running {
+  const auto make = [=](Dtype precision) -> Running {
     Random random(0, Purpose::init);
     std::shared_ptr<Classifier> model = make_model({"dattn_cnn", attention, 10}, random);
-    const Tensor images = normal_images({batch, 32, 32, 3});
+    const Tensor images = normal_images({batch, 32, 32, 3}, precision);
     Tensor labels = Tensor::empty({batch}, Dtype::int64);
     for (std::int64_t i = 0; i < batch; ++i) labels.data<std::int64_t>()[i] = i % 10;
     return {[=] { return cross_entropy(model->forward(images), labels, 0.2, Reduction::sum); },

@@ -26,7 +26,7 @@ struct Work {
 
 struct Case {
   const char* name;
-  std::function<Running()> make;
+  std::function<Running(Dtype precision)> make;
   Work work;
   bool inference = false;  ///< forward alone
 };

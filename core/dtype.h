@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "core/error.h"
 
@@ -57,6 +58,22 @@ struct DtypeOf<std::uint8_t> {
 template <typename T>
 inline constexpr Dtype dtype_of = DtypeOf<T>::value;
 
+/// The type of everything that goes with activations of a type and is kept exact: parameters, statistics, positions,
+/// losses. Arithmetic is done in it too.
+constexpr Dtype exact_type(Dtype activations) { return activations == Dtype::bfloat16 ? Dtype::float32 : activations; }
+
+/// The same of C++ types: float for bfloat16, else T.
+template <typename T>
+struct ExactOf {
+  using type = T;
+};
+template <>
+struct ExactOf<bfloat16> {
+  using type = float;
+};
+template <typename T>
+using Exact = typename ExactOf<T>::type;
+
 /// Size of one element in bytes.
 constexpr std::size_t size_of(Dtype dtype) {
   switch (dtype) {
@@ -90,6 +107,13 @@ decltype(auto) dispatch_float(const char* operation, Dtype dtype, F&& f) {
     default:
       fail("{}: expected float32 or float64, got {}", operation, name(dtype));
   }
+}
+
+/// The same with f.operator()<bfloat16>() for kernels that load and store activations of that type themselves.
+template <typename F>
+decltype(auto) dispatch_activations(const char* operation, Dtype dtype, F&& f) {
+  if (dtype == Dtype::bfloat16) return f.template operator()<bfloat16>();
+  return dispatch_float(operation, dtype, std::forward<F>(f));
 }
 
 /// Calls f with the C++ type of any element type.

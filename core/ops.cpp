@@ -97,6 +97,24 @@ Tensor scale(const Tensor& x, double factor) {
   return record<ScaleNode>(std::move(y), {x}, {}, [&](ScaleNode& node) { node.factor = factor; });
 }
 
+// --- cast ---
+
+namespace {
+struct CastNode : Node {
+  Dtype before = Dtype::float32;
+  const char* name() const override { return "cast"; }
+  void backward(const Tensor& dy) override { give(0, dy.to(before)); }
+};
+}  // namespace
+
+Tensor cast(const Tensor& x, Dtype dtype) {
+  const auto floating = [](Dtype t) { return t == Dtype::float32 || t == Dtype::float64 || t == Dtype::bfloat16; };
+  check(floating(x.dtype()) && floating(dtype), "cast: expected floating types, got {} to {}", describe("x", x),
+        name(dtype));
+  if (x.dtype() == dtype) return x;
+  return record<CastNode>(x.to(dtype), {x}, {}, [&](CastNode& node) { node.before = x.dtype(); });
+}
+
 // --- matmul ---
 
 namespace {

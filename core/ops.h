@@ -1,5 +1,5 @@
 // Basic operations on tensors, each with its gradient: sums and products, matrix products, and changes of layout.
-// Floating operations take float32 and float64; those that only move elements take every type.
+// Floating operations take float32, float64 and bfloat16; those that only move elements take every type.
 #pragma once
 
 #include <initializer_list>
@@ -24,6 +24,12 @@ extern Kernel<void(const Tensor& a, const Tensor& b, Tensor& y)> mul_forward;
 /// y = factor x. dL/dx = factor dL/dy.
 Tensor scale(const Tensor& x, double factor);
 extern Kernel<void(const Tensor& x, double factor, Tensor& y)> scale_forward;
+
+// --- type ---
+
+/// The same numbers in another floating type, rounded where it is narrower; dL/dx is dL/dy in x's type. The same tensor
+/// where it has the type already.
+Tensor cast(const Tensor& x, Dtype dtype);
 
 // --- matrix products ---
 

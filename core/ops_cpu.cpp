@@ -15,27 +15,27 @@ namespace dattn::HWY_NAMESPACE {
 
 constexpr std::int64_t kTile = 16384;  // elements a tile: large beside the cost of a fork, small beside the L2 cache
 
-// y[i] = f(a[i], b[i]) on vectors.
-template <typename T, typename F>
+// y[i] = f(a[i], b[i]) on vectors; S is the type in memory.
+template <typename S, typename F>
 void combine(const Tensor& a, const Tensor& b, Tensor& y, F f) {
-  const T *pa = a.data<T>(), *pb = b.data<T>();
-  T* py = y.data<T>();
+  const S *pa = a.data<S>(), *pb = b.data<S>();
+  S* py = y.data<S>();
   parallel_for(y.elements(), kTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-    for_lanes<T>(end - begin, [&](auto d, std::int64_t i) HWY_ATTR {
-      hn::StoreU(f(hn::LoadU(d, pa + begin + i), hn::LoadU(d, pb + begin + i)), d, py + begin + i);
+    for_lanes<Exact<S>>(end - begin, [&](auto d, std::int64_t i) HWY_ATTR {
+      store(f(load(d, pa + begin + i), load(d, pb + begin + i)), d, py + begin + i);
     });
   });
 }
 
 void AddForward(const Tensor& a, const Tensor& b, Tensor& y) {
-  dispatch_float("add", y.dtype(), [&]<typename T>() HWY_ATTR {
-    combine<T>(a, b, y, [](auto va, auto vb) HWY_ATTR { return hn::Add(va, vb); });
+  dispatch_activations("add", y.dtype(), [&]<typename S>() HWY_ATTR {
+    combine<S>(a, b, y, [](auto va, auto vb) HWY_ATTR { return hn::Add(va, vb); });
   });
 }
 
 void MulForward(const Tensor& a, const Tensor& b, Tensor& y) {
-  dispatch_float("mul", y.dtype(), [&]<typename T>() HWY_ATTR {
-    combine<T>(a, b, y, [](auto va, auto vb) HWY_ATTR { return hn::Mul(va, vb); });
+  dispatch_activations("mul", y.dtype(), [&]<typename S>() HWY_ATTR {
+    combine<S>(a, b, y, [](auto va, auto vb) HWY_ATTR { return hn::Mul(va, vb); });
   });
 }
 
@@ -132,11 +132,13 @@ namespace dattn {
 
 HWY_EXPORT(AddForward);
 static void add_forward_cpu(const Tensor& a, const Tensor& b, Tensor& y) { HWY_DYNAMIC_DISPATCH(AddForward)(a, b, y); }
-constinit Kernel<void(const Tensor&, const Tensor&, Tensor&)> add_forward{"add_forward", add_forward_cpu};
+constinit Kernel<void(const Tensor&, const Tensor&, Tensor&)> add_forward{"add_forward", add_forward_cpu,
+                                                                          Bfloat16::native};
 
 HWY_EXPORT(MulForward);
 static void mul_forward_cpu(const Tensor& a, const Tensor& b, Tensor& y) { HWY_DYNAMIC_DISPATCH(MulForward)(a, b, y); }
-constinit Kernel<void(const Tensor&, const Tensor&, Tensor&)> mul_forward{"mul_forward", mul_forward_cpu};
+constinit Kernel<void(const Tensor&, const Tensor&, Tensor&)> mul_forward{"mul_forward", mul_forward_cpu,
+                                                                          Bfloat16::native};
 
 HWY_EXPORT(ScaleForward);
 static void scale_forward_cpu(const Tensor& x, double factor, Tensor& y) {

@@ -76,8 +76,9 @@ void copy_box_cpu(const Tensor& x, const Shape& x_begin, Tensor& y, const Shape&
 
 }  // namespace
 
-constinit Kernel<void(const Tensor&, const Shape&, Tensor&)> permute_forward{"permute_forward", permute_forward_cpu};
-constinit Kernel<void(const Tensor&, const Shape&, Tensor&, const Shape&, const Shape&)> copy_box{"copy_box",
-                                                                                                  copy_box_cpu};
+constinit Kernel<void(const Tensor&, const Shape&, Tensor&)> permute_forward{"permute_forward", permute_forward_cpu,
+                                                                             Bfloat16::native};
+constinit Kernel<void(const Tensor&, const Shape&, Tensor&, const Shape&, const Shape&)> copy_box{
+    "copy_box", copy_box_cpu, Bfloat16::native};
 
 }  // namespace dattn

@@ -19,6 +19,7 @@
 
 #include "hwy/highway.h"
 //
+#include "core/dtype.h"
 #include "hwy/contrib/math/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -32,6 +33,37 @@ template <typename T>
 using Wide = hn::ScalableTag<T>;
 template <typename T>
 using One = hn::CappedTag<T, 1>;
+
+/// Numbers as vectors to compute with, from memory in the same type or in bfloat16.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V load(D d, const hn::TFromD<D>* from) {
+  return hn::LoadU(d, from);
+}
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V load(D d, const bfloat16* from) {
+  const hn::Rebind<std::uint16_t, D> d16;
+  const hn::RebindToUnsigned<D> d32;
+  const auto bits = hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(from)));
+  return hn::BitCast(d, hn::ShiftLeft<16>(bits));
+}
+
+/// And back: to bfloat16 rounded to nearest, ties to even, as its constructor rounds; NaN stays NaN.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void store(V v, D d, hn::TFromD<D>* to) {
+  hn::StoreU(v, d, to);
+}
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void store(V v, D d, bfloat16* to) {
+  const hn::Rebind<std::uint16_t, D> d16;
+  const hn::RebindToUnsigned<D> d32;
+  const hn::RebindToSigned<D> signed32;
+  const auto bits = hn::BitCast(d32, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1));
+  const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(d32, 0x7fff))));
+  const auto nan = hn::Or(hn::ShiftRight<16>(bits), hn::Set(d32, 0x40));
+  const auto either = hn::BitCast(d32, hn::IfThenElse(hn::Eq(v, v), hn::BitCast(d, rounded), hn::BitCast(d, nan)));
+  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(signed32, either)), d16, reinterpret_cast<std::uint16_t*>(to));
+}
 
 /// Calls f(d, i) for i = 0, lanes, 2 lanes, ... with the tag of a full vector, then element by element.
 template <typename T, typename F>
@@ -98,11 +130,11 @@ HWY_INLINE void axpy(std::int64_t n, T a, const T* x, T* y) {
   });
 }
 
-/// Sum of x[i] * y[i].
-template <typename T>
-HWY_INLINE T dot(std::int64_t n, const T* x, const T* y) {
-  return sum_lanes<T>(
-      n, [&](auto d, std::int64_t i) HWY_ATTR { return hn::Mul(hn::LoadU(d, x + i), hn::LoadU(d, y + i)); });
+/// Sum of x[i] * y[i], in float where one of them is bfloat16.
+template <typename X, typename Y>
+HWY_INLINE Exact<X> dot(std::int64_t n, const X* x, const Y* y) {
+  return sum_lanes<Exact<X>>(n,
+                             [&](auto d, std::int64_t i) HWY_ATTR { return hn::Mul(load(d, x + i), load(d, y + i)); });
 }
 
 // --- elementary functions: NaN stays NaN, and infinities give the limit ---

@@ -36,13 +36,13 @@ HWY_INLINE void DispatchActivation(Activation kind, F&& f) {
 // --- element by element ---
 
 void ActivationForward(Activation kind, const Tensor& x, Tensor& y) {
-  dispatch_float(name(kind), x.dtype(), [&]<typename T>() HWY_ATTR {
+  dispatch_activations(name(kind), x.dtype(), [&]<typename S>() HWY_ATTR {
     DispatchActivation(kind, [&]<typename Formula>(Formula) HWY_ATTR {
-      const T* px = x.data<T>();
-      T* py = y.data<T>();
+      const S* px = x.data<S>();
+      S* py = y.data<S>();
       parallel_for(x.elements(), kTile, [=](std::int64_t begin, std::int64_t end) HWY_ATTR {
-        for_lanes<T>(end - begin, [=](auto d, std::int64_t i) HWY_ATTR {
-          hn::StoreU(Formula::value(d, hn::LoadU(d, px + begin + i)), d, py + begin + i);
+        for_lanes<Exact<S>>(end - begin, [=](auto d, std::int64_t i) HWY_ATTR {
+          store(Formula::value(d, load(d, px + begin + i)), d, py + begin + i);
         });
       });
     });
@@ -50,14 +50,14 @@ void ActivationForward(Activation kind, const Tensor& x, Tensor& y) {
 }
 
 void ActivationBackward(Activation kind, const Tensor& dy, const Tensor& saved, Tensor& dx) {
-  dispatch_float(name(kind), dy.dtype(), [&]<typename T>() HWY_ATTR {
+  dispatch_activations(name(kind), dy.dtype(), [&]<typename S>() HWY_ATTR {
     DispatchActivation(kind, [&]<typename Formula>(Formula) HWY_ATTR {
-      const T *pdy = dy.data<T>(), *ps = saved.data<T>();
-      T* pdx = dx.data<T>();
+      const S *pdy = dy.data<S>(), *ps = saved.data<S>();
+      S* pdx = dx.data<S>();
       parallel_for(dy.elements(), kTile, [=](std::int64_t begin, std::int64_t end) HWY_ATTR {
-        for_lanes<T>(end - begin, [=](auto d, std::int64_t i) HWY_ATTR {
-          const auto slope = Formula::slope(d, hn::LoadU(d, ps + begin + i));
-          hn::StoreU(hn::Mul(hn::LoadU(d, pdy + begin + i), slope), d, pdx + begin + i);
+        for_lanes<Exact<S>>(end - begin, [=](auto d, std::int64_t i) HWY_ATTR {
+          const auto slope = Formula::slope(d, load(d, ps + begin + i));
+          store(hn::Mul(load(d, pdy + begin + i), slope), d, pdx + begin + i);
         });
       });
     });
@@ -127,9 +127,9 @@ static void softmax_backward_cpu(const Tensor& dy, const Tensor& y, Tensor& dx) 
 }
 
 constinit Kernel<void(Activation, const Tensor&, Tensor&)> activation_forward{"activation_forward",
-                                                                              activation_forward_cpu};
-constinit Kernel<void(Activation, const Tensor&, const Tensor&, Tensor&)> activation_backward{"activation_backward",
-                                                                                              activation_backward_cpu};
+                                                                              activation_forward_cpu, Bfloat16::native};
+constinit Kernel<void(Activation, const Tensor&, const Tensor&, Tensor&)> activation_backward{
+    "activation_backward", activation_backward_cpu, Bfloat16::native};
 constinit Kernel<void(const Tensor&, Tensor&)> softmax_forward{"softmax_forward", softmax_forward_cpu};
 constinit Kernel<void(const Tensor&, const Tensor&, Tensor&)> softmax_backward{"softmax_backward",
                                                                                softmax_backward_cpu};

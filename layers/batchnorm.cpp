@@ -56,7 +56,7 @@ void check_input(const BatchNorm2d& norm, const Tensor& x) {
   check(x.size(-1) == channels, "batchnorm2d: expected {} channels, input has {} ({})", channels, x.size(-1),
         describe("x", x));
   check(
-      x.dtype() == norm.weight.value().dtype(),
+      exact_type(x.dtype()) == norm.weight.value().dtype(),
       "batchnorm2d: expected an input of its parameters' type {}, got {}\nhint: convert(module, dtype) or x.to(dtype)",
       name(norm.weight.value().dtype()), describe("x", x));
   check(!norm.training || x.shape().rows() > 1,

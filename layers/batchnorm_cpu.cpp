@@ -16,39 +16,42 @@ inline ChannelSweep whole_batch(const Tensor& x) { return {1, x.shape().rows(), 
 inline double inverse_deviation(double var, double eps) { return 1 / std::sqrt(var + eps); }
 
 void BatchNormStatistics(const Tensor& x, Tensor& mean, Tensor& var) {
-  dispatch_float("batchnorm2d", x.dtype(), [&]<typename T>() HWY_ATTR {
-    channel_moments(whole_batch(x), x.data<T>(), mean.data<T>(), var.data<T>());
+  dispatch_activations("batchnorm2d", x.dtype(), [&]<typename S>() HWY_ATTR {
+    using T = Exact<S>;
+    channel_moments(whole_batch(x), x.data<S>(), mean.data<T>(), var.data<T>());
   });
 }
 
 void BatchNormForward(const Tensor& x, const Tensor& mean, const Tensor& var, const Tensor& w, const Tensor& b,
                       double eps, Tensor& y) {
-  dispatch_float("batchnorm2d", x.dtype(), [&]<typename T>() HWY_ATTR {
+  dispatch_activations("batchnorm2d", x.dtype(), [&]<typename S>() HWY_ATTR {
+    using T = Exact<S>;
     const std::int64_t C = x.size(-1);
     Scratch<T> scale(static_cast<std::size_t>(C));
     for (std::int64_t c = 0; c < C; ++c) {
       scale.data()[c] = static_cast<T>(w.data<T>()[c] * inverse_deviation(var.data<T>()[c], eps));
     }
-    channel_normalise(whole_batch(x), x.data<T>(), mean.data<T>(), scale.data(), b.data<T>(), y.data<T>());
+    channel_normalise(whole_batch(x), x.data<S>(), mean.data<T>(), scale.data(), b.data<T>(), y.data<S>());
   });
 }
 
 void BatchNormBackwardSums(const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& var, double eps,
                            Tensor& sum_dy, Tensor& sum_dy_xhat) {
-  dispatch_float("batchnorm2d", x.dtype(), [&]<typename T>() HWY_ATTR {
-    const T *pdy = dy.data<T>(), *px = x.data<T>();
+  dispatch_activations("batchnorm2d", x.dtype(), [&]<typename S>() HWY_ATTR {
+    using T = Exact<S>;
+    const S *pdy = dy.data<S>(), *px = x.data<S>();
     if (!sum_dy_xhat) {
       channel_sums<T>(whole_batch(x), {}, sum_dy.data<T>(), nullptr,
                       [&](auto d, std::int64_t i, const T*, auto& sum, auto&)
-                          HWY_ATTR { sum = hn::Add(sum, hn::LoadU(d, pdy + i)); });
+                          HWY_ATTR { sum = hn::Add(sum, load(d, pdy + i)); });
       return;
     }
     T* pxhat = sum_dy_xhat.data<T>();
     channel_sums<T>(whole_batch(x), {mean.data<T>()}, sum_dy.data<T>(), pxhat,
                     [&](auto d, std::int64_t i, const T* m, auto& sum, auto& product) HWY_ATTR {
-                      const auto v = hn::LoadU(d, pdy + i);
+                      const auto v = load(d, pdy + i);
                       sum = hn::Add(sum, v);
-                      product = hn::MulAdd(v, hn::Sub(hn::LoadU(d, px + i), hn::LoadU(d, m)), product);
+                      product = hn::MulAdd(v, hn::Sub(load(d, px + i), hn::LoadU(d, m)), product);
                     });
     for (std::int64_t c = 0; c < x.size(-1); ++c)
       pxhat[c] = static_cast<T>(pxhat[c] * inverse_deviation(var.data<T>()[c], eps));
@@ -58,7 +61,8 @@ void BatchNormBackwardSums(const Tensor& dy, const Tensor& x, const Tensor& mean
 // dx = dy p + (x - mean) q + r with p = w s, q = -w s^2 dw / R, r = -w s db / R.
 void BatchNormBackward(const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& var, const Tensor& w,
                        double eps, const Tensor& sum_dy, const Tensor& sum_dy_xhat, Tensor& dx) {
-  dispatch_float("batchnorm2d", x.dtype(), [&]<typename T>() HWY_ATTR {
+  dispatch_activations("batchnorm2d", x.dtype(), [&]<typename S>() HWY_ATTR {
+    using T = Exact<S>;
     const ChannelSweep sweep = whole_batch(x);
     const std::int64_t C = sweep.channels;
     const auto R = static_cast<double>(sweep.rows);
@@ -70,18 +74,19 @@ void BatchNormBackward(const Tensor& dy, const Tensor& x, const Tensor& mean, co
       q[c] = static_cast<T>(-ws * s * sum_dy_xhat.data<T>()[c] / R);
       r[c] = static_cast<T>(-ws * sum_dy.data<T>()[c] / R);
     }
-    channel_gradient(sweep, dy.data<T>(), x.data<T>(), mean.data<T>(), p, q, r, dx.data<T>());
+    channel_gradient(sweep, dy.data<S>(), x.data<S>(), mean.data<T>(), p, q, r, dx.data<S>());
   });
 }
 
 void BatchNormBackwardFixed(const Tensor& dy, const Tensor& var, const Tensor& w, double eps, Tensor& dx) {
-  dispatch_float("batchnorm2d", dy.dtype(), [&]<typename T>() HWY_ATTR {
+  dispatch_activations("batchnorm2d", dy.dtype(), [&]<typename S>() HWY_ATTR {
+    using T = Exact<S>;
     const std::int64_t C = dy.size(-1);
     Scratch<T> scale(static_cast<std::size_t>(C));
     for (std::int64_t c = 0; c < C; ++c) {
       scale.data()[c] = static_cast<T>(w.data<T>()[c] * inverse_deviation(var.data<T>()[c], eps));
     }
-    channel_scale(whole_batch(dy), dy.data<T>(), scale.data(), dx.data<T>());
+    channel_scale(whole_batch(dy), dy.data<S>(), scale.data(), dx.data<S>());
   });
 }
 
@@ -95,8 +100,8 @@ HWY_EXPORT(BatchNormStatistics);
 static void batchnorm_statistics_cpu(const Tensor& x, Tensor& mean, Tensor& var) {
   HWY_DYNAMIC_DISPATCH(BatchNormStatistics)(x, mean, var);
 }
-constinit Kernel<void(const Tensor&, Tensor&, Tensor&)> batchnorm_statistics{"batchnorm_statistics",
-                                                                             batchnorm_statistics_cpu};
+constinit Kernel<void(const Tensor&, Tensor&, Tensor&)> batchnorm_statistics{
+    "batchnorm_statistics", batchnorm_statistics_cpu, Bfloat16::native};
 
 static void batchnorm_update_cpu(const Tensor& mean, const Tensor& var, std::int64_t rows, double momentum,
                                  Tensor& running_mean, Tensor& running_var, Tensor& num_batches_tracked) {
@@ -119,7 +124,7 @@ static void batchnorm_forward_cpu(const Tensor& x, const Tensor& mean, const Ten
   HWY_DYNAMIC_DISPATCH(BatchNormForward)(x, mean, var, w, b, eps, y);
 }
 constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, double, Tensor&)>
-    batchnorm_forward{"batchnorm_forward", batchnorm_forward_cpu};
+    batchnorm_forward{"batchnorm_forward", batchnorm_forward_cpu, Bfloat16::native};
 
 HWY_EXPORT(BatchNormBackwardSums);
 static void batchnorm_backward_sums_cpu(const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& var,
@@ -127,7 +132,7 @@ static void batchnorm_backward_sums_cpu(const Tensor& dy, const Tensor& x, const
   HWY_DYNAMIC_DISPATCH(BatchNormBackwardSums)(dy, x, mean, var, eps, sum_dy, sum_dy_xhat);
 }
 constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, double, Tensor&, Tensor&)>
-    batchnorm_backward_sums{"batchnorm_backward_sums", batchnorm_backward_sums_cpu};
+    batchnorm_backward_sums{"batchnorm_backward_sums", batchnorm_backward_sums_cpu, Bfloat16::native};
 
 HWY_EXPORT(BatchNormBackward);
 static void batchnorm_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& var,
@@ -137,14 +142,14 @@ static void batchnorm_backward_cpu(const Tensor& dy, const Tensor& x, const Tens
 }
 constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, double, const Tensor&,
                       const Tensor&, Tensor&)>
-    batchnorm_backward{"batchnorm_backward", batchnorm_backward_cpu};
+    batchnorm_backward{"batchnorm_backward", batchnorm_backward_cpu, Bfloat16::native};
 
 HWY_EXPORT(BatchNormBackwardFixed);
 static void batchnorm_backward_fixed_cpu(const Tensor& dy, const Tensor& var, const Tensor& w, double eps, Tensor& dx) {
   HWY_DYNAMIC_DISPATCH(BatchNormBackwardFixed)(dy, var, w, eps, dx);
 }
 constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, double, Tensor&)> batchnorm_backward_fixed{
-    "batchnorm_backward_fixed", batchnorm_backward_fixed_cpu};
+    "batchnorm_backward_fixed", batchnorm_backward_fixed_cpu, Bfloat16::native};
 
 }  // namespace dattn
 #endif

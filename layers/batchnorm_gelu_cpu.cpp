@@ -36,13 +36,13 @@ HWY_INLINE hn::Vec<D> load_row(D d, const T* lanes, std::int64_t period, std::in
 }
 
 // x - mean, and from it dz = dy gelu'(z).
-template <class D, typename T>
+template <class D, typename S, typename T = Exact<S>>
 struct CentredGradient {
   hn::Vec<D> centred, dz;
-  HWY_INLINE CentredGradient(D d, const T* dy, const T* x, const T* lanes, std::int64_t period)
-      : centred(hn::Sub(hn::LoadU(d, x), load_row(d, lanes, period, 0))) {
+  HWY_INLINE CentredGradient(D d, const S* dy, const S* x, const T* lanes, std::int64_t period)
+      : centred(hn::Sub(load(d, x), load_row(d, lanes, period, 0))) {
     const auto z = hn::MulAdd(centred, load_row(d, lanes, period, 1), load_row(d, lanes, period, 2));
-    dz = hn::Mul(hn::LoadU(d, dy), GeluErfFormula::slope(d, z));
+    dz = hn::Mul(load(d, dy), GeluErfFormula::slope(d, z));
   }
 };
 
@@ -59,28 +59,30 @@ HWY_INLINE void for_channel_lanes(const ChannelSweep& sweep, ChannelRows<T>& row
 
 void BatchNormGeluForward(const Tensor& x, const Tensor& mean, const Tensor& var, const Tensor& w, const Tensor& b,
                           double eps, Tensor& y) {
-  dispatch_float("batchnorm_gelu", x.dtype(), [&]<typename T>() HWY_ATTR {
+  dispatch_activations("batchnorm_gelu", x.dtype(), [&]<typename S>() HWY_ATTR {
+    using T = Exact<S>;
     ChannelRows<T> rows(mean, var, w, b, eps);
     const ChannelSweep sweep(1, x.shape().rows(), x.size(-1));
-    const T* px = x.data<T>();
-    T* py = y.data<T>();
+    const S* px = x.data<S>();
+    S* py = y.data<S>();
     for_channel_lanes(sweep, rows, 3, [&](auto d, std::int64_t i, const T* lanes) HWY_ATTR {
-      const auto centred = hn::Sub(hn::LoadU(d, px + i), load_row(d, lanes, sweep.period, 0));
+      const auto centred = hn::Sub(load(d, px + i), load_row(d, lanes, sweep.period, 0));
       const auto z = hn::MulAdd(centred, load_row(d, lanes, sweep.period, 1), load_row(d, lanes, sweep.period, 2));
-      hn::StoreU(GeluErfFormula::value(d, z), d, py + i);
+      store(GeluErfFormula::value(d, z), d, py + i);
     });
   });
 }
 
 void BatchNormGeluBackwardSums(const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& var,
                                const Tensor& w, const Tensor& b, double eps, Tensor& sum_dz, Tensor& sum_dz_xhat) {
-  dispatch_float("batchnorm_gelu", x.dtype(), [&]<typename T>() HWY_ATTR {
+  dispatch_activations("batchnorm_gelu", x.dtype(), [&]<typename S>() HWY_ATTR {
+    using T = Exact<S>;
     ChannelRows<T> rows(mean, var, w, b, eps);
     const ChannelSweep sweep(1, x.shape().rows(), x.size(-1));
-    const T *pdy = dy.data<T>(), *px = x.data<T>();
+    const S *pdy = dy.data<S>(), *px = x.data<S>();
     channel_sums<T>(sweep, {rows.row(0), rows.row(1), rows.row(2)}, sum_dz.data<T>(), sum_dz_xhat.data<T>(),
                     [&](auto d, std::int64_t i, const T* lanes, auto& sum, auto& product) HWY_ATTR {
-                      const CentredGradient<decltype(d), T> g(d, pdy + i, px + i, lanes, sweep.period);
+                      const CentredGradient<decltype(d), S> g(d, pdy + i, px + i, lanes, sweep.period);
                       sum = hn::Add(sum, g.dz);
                       product = hn::MulAdd(g.dz, g.centred, product);
                     });
@@ -93,7 +95,8 @@ void BatchNormGeluBackwardSums(const Tensor& dy, const Tensor& x, const Tensor& 
 // dx = dz w s + (x - mean) q + r with q = -w s^2 dw / R, r = -w s db / R; both are 0 in evaluation.
 void BatchNormGeluBackward(const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& var, const Tensor& w,
                            const Tensor& b, double eps, const Tensor& sum_dz, const Tensor& sum_dz_xhat, Tensor& dx) {
-  dispatch_float("batchnorm_gelu", x.dtype(), [&]<typename T>() HWY_ATTR {
+  dispatch_activations("batchnorm_gelu", x.dtype(), [&]<typename S>() HWY_ATTR {
+    using T = Exact<S>;
     ChannelRows<T> rows(mean, var, w, b, eps);
     const ChannelSweep sweep(1, x.shape().rows(), x.size(-1));
     const auto R = static_cast<double>(sweep.rows);
@@ -102,12 +105,12 @@ void BatchNormGeluBackward(const Tensor& dy, const Tensor& x, const Tensor& mean
       rows.row(3)[c] = static_cast<T>(-ws * s * sum_dz_xhat.data<T>()[c] / R);
       rows.row(4)[c] = static_cast<T>(-ws * sum_dz.data<T>()[c] / R);
     }
-    const T *pdy = dy.data<T>(), *px = x.data<T>();
-    T* pdx = dx.data<T>();
+    const S *pdy = dy.data<S>(), *px = x.data<S>();
+    S* pdx = dx.data<S>();
     for_channel_lanes(sweep, rows, 5, [&](auto d, std::int64_t i, const T* lanes) HWY_ATTR {
-      const CentredGradient<decltype(d), T> g(d, pdy + i, px + i, lanes, sweep.period);
+      const CentredGradient<decltype(d), S> g(d, pdy + i, px + i, lanes, sweep.period);
       const auto rest = hn::MulAdd(g.centred, load_row(d, lanes, sweep.period, 3), load_row(d, lanes, sweep.period, 4));
-      hn::StoreU(hn::MulAdd(g.dz, load_row(d, lanes, sweep.period, 1), rest), d, pdx + i);
+      store(hn::MulAdd(g.dz, load_row(d, lanes, sweep.period, 1), rest), d, pdx + i);
     });
   });
 }
@@ -124,7 +127,7 @@ static void batchnorm_gelu_forward_cpu(const Tensor& x, const Tensor& mean, cons
   HWY_DYNAMIC_DISPATCH(BatchNormGeluForward)(x, mean, var, w, b, eps, y);
 }
 constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, double, Tensor&)>
-    batchnorm_gelu_forward{"batchnorm_gelu_forward", batchnorm_gelu_forward_cpu};
+    batchnorm_gelu_forward{"batchnorm_gelu_forward", batchnorm_gelu_forward_cpu, Bfloat16::native};
 
 HWY_EXPORT(BatchNormGeluBackwardSums);
 static void batchnorm_gelu_backward_sums_cpu(const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& var,
@@ -134,7 +137,7 @@ static void batchnorm_gelu_backward_sums_cpu(const Tensor& dy, const Tensor& x, 
 }
 constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, double,
                       Tensor&, Tensor&)>
-    batchnorm_gelu_backward_sums{"batchnorm_gelu_backward_sums", batchnorm_gelu_backward_sums_cpu};
+    batchnorm_gelu_backward_sums{"batchnorm_gelu_backward_sums", batchnorm_gelu_backward_sums_cpu, Bfloat16::native};
 
 HWY_EXPORT(BatchNormGeluBackward);
 static void batchnorm_gelu_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& var,
@@ -144,7 +147,7 @@ static void batchnorm_gelu_backward_cpu(const Tensor& dy, const Tensor& x, const
 }
 constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, double,
                       const Tensor&, const Tensor&, Tensor&)>
-    batchnorm_gelu_backward{"batchnorm_gelu_backward", batchnorm_gelu_backward_cpu};
+    batchnorm_gelu_backward{"batchnorm_gelu_backward", batchnorm_gelu_backward_cpu, Bfloat16::native};
 
 }  // namespace dattn
 #endif

@@ -1,6 +1,6 @@
 // Sweeps over x [S,R,C], S segments of R rows, with SIMD over the channels: sums, moments and affine maps for each
-// channel of a segment. BatchNorm is one segment; in GroupNorm and global pooling an image is one. Included by kernel
-// files as core/simd.h is.
+// channel of a segment. x may be in bfloat16, its sums are not. BatchNorm is one segment; in GroupNorm and global
+// pooling an image is one. Included by kernel files as core/simd.h is.
 #if defined(DATTN_LAYERS_CHANNEL_SWEEPS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef DATTN_LAYERS_CHANNEL_SWEEPS_INL_H_
 #undef DATTN_LAYERS_CHANNEL_SWEEPS_INL_H_
@@ -156,19 +156,19 @@ HWY_INLINE void channel_sums(const ChannelSweep& sweep, std::initializer_list<co
 /// Mean and sum of squared differences from it of one tile, in two passes over the cached tile; the second also
 /// corrects the rounding of the first mean (Chan, Golub, LeVeque, "Algorithms for computing the sample variance", 1983,
 /// eq. 1.7).
-template <typename T>
-HWY_INLINE void tile_moments(const ChannelSweep& sweep, const T* x, std::int64_t count, T* mean, T* squares) {
+template <typename T, typename S>
+HWY_INLINE void tile_moments(const ChannelSweep& sweep, const S* x, std::int64_t count, T* mean, T* squares) {
   const std::int64_t C = sweep.channels, period = sweep.period;
   const T n = static_cast<T>(count / C);
   Scratch<T> scratch(static_cast<std::size_t>(3 * period));
   T *a = scratch.data(), *b = a + period, *centre = b + period;
   sum_rows(sweep, count, a, b, [&](auto d, std::int64_t i, std::int64_t, auto& sum, auto&) HWY_ATTR {
-    sum = hn::Add(sum, hn::LoadU(d, x + i));
+    sum = hn::Add(sum, load(d, x + i));
   });
   for (std::int64_t c = 0; c < C; ++c) mean[c] = a[c] / n;
   repeat_channels(sweep, mean, centre);
   sum_rows(sweep, count, a, b, [&](auto d, std::int64_t i, std::int64_t j, auto& sum, auto& sum2) HWY_ATTR {
-    const auto v = hn::Sub(hn::LoadU(d, x + i), hn::LoadU(d, centre + j));
+    const auto v = hn::Sub(load(d, x + i), hn::LoadU(d, centre + j));
     sum = hn::Add(sum, v);
     sum2 = hn::MulAdd(v, v, sum2);
   });
@@ -180,8 +180,8 @@ HWY_INLINE void tile_moments(const ChannelSweep& sweep, const T* x, std::int64_t
 
 /// mean, var [S,C]: mean and (biased) variance of each channel of a segment. Tiles are merged in their order, in
 /// double: R mean = sum of n_t mean_t;  R var = sum of squares_t + n_t (mean_t - mean)^2.
-template <typename T>
-HWY_INLINE void channel_moments(const ChannelSweep& sweep, const T* x, T* mean, T* var) {
+template <typename T, typename S>
+HWY_INLINE void channel_moments(const ChannelSweep& sweep, const S* x, T* mean, T* var) {
   TilePartials<T> partials(sweep);
   sweep.for_tiles([&](std::int64_t tile, std::int64_t, std::int64_t begin, std::int64_t count)
                       HWY_ATTR { tile_moments(sweep, x + begin, count, partials.a(tile), partials.b(tile)); });
@@ -208,9 +208,9 @@ HWY_INLINE void channel_moments(const ChannelSweep& sweep, const T* x, T* mean, 
 }
 
 /// y = (x - mean) * scale + shift, with mean and scale [S,C], shift [C].
-template <typename T>
-HWY_INLINE void channel_normalise(const ChannelSweep& sweep, const T* x, const T* mean, const T* scale, const T* shift,
-                                  T* y) {
+template <typename T, typename S>
+HWY_INLINE void channel_normalise(const ChannelSweep& sweep, const S* x, const T* mean, const T* scale, const T* shift,
+                                  S* y) {
   const std::int64_t C = sweep.channels, period = sweep.period;
   sweep.for_tiles([&](std::int64_t, std::int64_t s, std::int64_t begin, std::int64_t count) HWY_ATTR {
     Scratch<T> scratch(static_cast<std::size_t>(3 * period));
@@ -219,16 +219,16 @@ HWY_INLINE void channel_normalise(const ChannelSweep& sweep, const T* x, const T
     repeat_channels(sweep, scale + s * C, w);
     repeat_channels(sweep, shift, b);
     for_periods<T>(count, period, [&](auto d, std::int64_t i, std::int64_t j) HWY_ATTR {
-      const auto centred = hn::Sub(hn::LoadU(d, x + begin + i), hn::LoadU(d, m + j));
-      hn::StoreU(hn::MulAdd(centred, hn::LoadU(d, w + j), hn::LoadU(d, b + j)), d, y + begin + i);
+      const auto centred = hn::Sub(load(d, x + begin + i), hn::LoadU(d, m + j));
+      store(hn::MulAdd(centred, hn::LoadU(d, w + j), hn::LoadU(d, b + j)), d, y + begin + i);
     });
   });
 }
 
 /// dx = dy * p + (x - mean) * q + r, all four [S,C]: the gradient through a normalisation whose statistics depend on x.
-template <typename T>
-HWY_INLINE void channel_gradient(const ChannelSweep& sweep, const T* dy, const T* x, const T* mean, const T* p,
-                                 const T* q, const T* r, T* dx) {
+template <typename T, typename S>
+HWY_INLINE void channel_gradient(const ChannelSweep& sweep, const S* dy, const S* x, const T* mean, const T* p,
+                                 const T* q, const T* r, S* dx) {
   const std::int64_t C = sweep.channels, period = sweep.period;
   sweep.for_tiles([&](std::int64_t, std::int64_t s, std::int64_t begin, std::int64_t count) HWY_ATTR {
     Scratch<T> scratch(static_cast<std::size_t>(4 * period));
@@ -238,22 +238,22 @@ HWY_INLINE void channel_gradient(const ChannelSweep& sweep, const T* dy, const T
     repeat_channels(sweep, q + s * C, rq);
     repeat_channels(sweep, r + s * C, rr);
     for_periods<T>(count, period, [&](auto d, std::int64_t i, std::int64_t j) HWY_ATTR {
-      const auto centred = hn::Sub(hn::LoadU(d, x + begin + i), hn::LoadU(d, rm + j));
+      const auto centred = hn::Sub(load(d, x + begin + i), hn::LoadU(d, rm + j));
       const auto rest = hn::MulAdd(centred, hn::LoadU(d, rq + j), hn::LoadU(d, rr + j));
-      hn::StoreU(hn::MulAdd(hn::LoadU(d, dy + begin + i), hn::LoadU(d, rp + j), rest), d, dx + begin + i);
+      store(hn::MulAdd(load(d, dy + begin + i), hn::LoadU(d, rp + j), rest), d, dx + begin + i);
     });
   });
 }
 
 /// y = x * scale, with scale [S,C].
-template <typename T>
-HWY_INLINE void channel_scale(const ChannelSweep& sweep, const T* x, const T* scale, T* y) {
+template <typename T, typename S>
+HWY_INLINE void channel_scale(const ChannelSweep& sweep, const S* x, const T* scale, S* y) {
   const std::int64_t C = sweep.channels, period = sweep.period;
   sweep.for_tiles([&](std::int64_t, std::int64_t s, std::int64_t begin, std::int64_t count) HWY_ATTR {
     Scratch<T> w(static_cast<std::size_t>(period));
     repeat_channels(sweep, scale + s * C, w.data());
     for_periods<T>(count, period, [&](auto d, std::int64_t i, std::int64_t j) HWY_ATTR {
-      hn::StoreU(hn::Mul(hn::LoadU(d, x + begin + i), hn::LoadU(d, w.data() + j)), d, y + begin + i);
+      store(hn::Mul(load(d, x + begin + i), hn::LoadU(d, w.data() + j)), d, y + begin + i);
     });
   });
 }

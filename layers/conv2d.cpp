@@ -88,7 +88,8 @@ void check_channels(const Tensor& x, const Parameter& weight, const Parameter& b
     fail("conv2d: weight expects {} input channels{}, input has {} {}", w.size(3) * o.groups,
          o.groups > 1 ? fmt::format(" ({} groups of {})", o.groups, w.size(3)) : "", channels, shapes_of(x, w));
   }
-  if (x.dtype() != w.dtype()) fail("conv2d: expected one type ({}, {})", describe("x", x), describe("w", w));
+  if (exact_type(x.dtype()) != w.dtype())
+    fail("conv2d: expected one type ({}, {})", describe("x", x), describe("w", w));
   check_image_size(x, w, o);
   if (!bias) return;
   const Tensor& b = bias.value();

@@ -254,20 +254,26 @@ namespace dattn {
 namespace {
 HWY_EXPORT(Conv2dForward);
 HWY_EXPORT(Conv2dBackwardData);
+void direct_forward(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y) {
+  HWY_DYNAMIC_DISPATCH(Conv2dForward)(x, w, b, o, y);
+}
+void direct_backward_data(const Tensor& dy, const Tensor& w, const Conv2dOptions& o, Tensor& dx) {
+  HWY_DYNAMIC_DISPATCH(Conv2dBackwardData)(dy, w, o, dx);
+}
 void forward_cpu(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y) {
   if (winograd_suits(w, o, x.shape(), y.shape())) return winograd_forward(x, w, b, o, y);
-  HWY_DYNAMIC_DISPATCH(Conv2dForward)(x, w, b, o, y);
+  call_in_float32(direct_forward, x, w, b, o, y);
 }
 void backward_data_cpu(const Tensor& dy, const Tensor& w, const Conv2dOptions& o, Tensor& dx) {
   if (winograd_suits(w, o, dy.shape(), dx.shape())) return winograd_backward_data(dy, w, o, dx);
-  HWY_DYNAMIC_DISPATCH(Conv2dBackwardData)(dy, w, o, dx);
+  call_in_float32(direct_backward_data, dy, w, o, dx);
 }
 }  // namespace
 
 constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Conv2dOptions&, Tensor&)> conv2d_forward{
-    "conv2d_forward", forward_cpu};
+    "conv2d_forward", forward_cpu, Bfloat16::native};
 constinit Kernel<void(const Tensor&, const Tensor&, const Conv2dOptions&, Tensor&)> conv2d_backward_data{
-    "conv2d_backward_data", backward_data_cpu};
+    "conv2d_backward_data", backward_data_cpu, Bfloat16::native};
 
 }  // namespace dattn
 #endif

@@ -223,14 +223,17 @@ namespace dattn {
 
 namespace {
 HWY_EXPORT(Conv2dBackwardFilter);
+void direct_backward_filter(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {
+  HWY_DYNAMIC_DISPATCH(Conv2dBackwardFilter)(dy, x, o, dw);
+}
 void backward_filter_cpu(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {
   if (winograd_suits(dw, o, x.shape(), dy.shape())) return winograd_backward_filter(dy, x, o, dw);
-  HWY_DYNAMIC_DISPATCH(Conv2dBackwardFilter)(dy, x, o, dw);
+  call_in_float32(direct_backward_filter, dy, x, o, dw);
 }
 }  // namespace
 
 constinit Kernel<void(const Tensor&, const Tensor&, const Conv2dOptions&, Tensor&)> conv2d_backward_filter{
-    "conv2d_backward_filter", backward_filter_cpu};
+    "conv2d_backward_filter", backward_filter_cpu, Bfloat16::native};
 
 }  // namespace dattn
 #endif

@@ -35,12 +35,18 @@ struct Conv2dMaxPool2Node : Node {
 
 // --- CPU ---
 
-void forward_cpu(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y, Tensor& taps) {
-  const Shape convolved = convolved_shape(x, w, o);
-  if (o.padding == 1 && winograd_suits(w, o, x.shape(), convolved)) return winograd_pool_forward(x, w, b, y, taps);
-  Tensor map = Tensor::empty(convolved, x.dtype());  // [N,Ho,Wo,O]
+void two_steps_forward(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y,
+                       Tensor& taps) {
+  Tensor map = Tensor::empty(convolved_shape(x, w, o), x.dtype());  // [N,Ho,Wo,O]
   conv2d_forward(x, w, b, o, map);
   max_pool2d_forward(map, kWindow, y, taps);
+}
+
+// Maxima are of unrounded numbers: rounding would make ties.
+void forward_cpu(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y, Tensor& taps) {
+  const bool winograd = o.padding == 1 && winograd_suits(w, o, x.shape(), convolved_shape(x, w, o));
+  if (winograd) return winograd_pool_forward(x, w, b, y, taps);
+  call_in_float32(two_steps_forward, x, w, b, o, y, taps);
 }
 
 void backward_cpu(const Tensor& dy, const Tensor& taps, const Tensor& x, const Tensor& w, const Conv2dOptions& o,
@@ -60,10 +66,10 @@ void backward_cpu(const Tensor& dy, const Tensor& taps, const Tensor& x, const T
 }  // namespace
 
 constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Conv2dOptions&, Tensor&, Tensor&)>
-    conv2d_max_pool2_forward{"conv2d_max_pool2_forward", forward_cpu};
+    conv2d_max_pool2_forward{"conv2d_max_pool2_forward", forward_cpu, Bfloat16::native};
 constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Conv2dOptions&, Tensor&,
                       Tensor&)>
-    conv2d_max_pool2_backward{"conv2d_max_pool2_backward", backward_cpu};
+    conv2d_max_pool2_backward{"conv2d_max_pool2_backward", backward_cpu, Bfloat16::native};
 
 Tensor conv2d_max_pool2(const Tensor& x, const Conv2d& conv) {
   check_conv2d(x, conv.weight, conv.bias, conv.options);

@@ -105,7 +105,9 @@ Tensor OffsetNetwork::operator()(const Tensor& q) const {
   const Tensor h = depthwise_conv2d_shared(q, conv.weight, conv.bias, conv.options, groups);  // [N,Hk,Wk,C]
   // The groups of a pixel lie side by side, so they are pixels of their own to the layers that follow.
   const Tensor rows = reshape(h, {h.size(0), h.size(1), h.size(2) * groups, h.size(3) / groups});
-  return reshape(project(gelu(norm(rows))), {h.size(0), h.size(1), h.size(2), groups, 2});
+  // Offsets stay exact: a position in bfloat16 would be off by a sixteenth of a pixel on a map of 32.
+  const Tensor features = gelu(norm(rows));
+  return reshape(project(cast(features, exact_type(features.dtype()))), {h.size(0), h.size(1), h.size(2), groups, 2});
 }
 
 void OffsetNetwork::visit(Visitor& v) {

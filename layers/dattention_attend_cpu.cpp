@@ -163,13 +163,14 @@ void attend_tile(const Plan& plan, const Bias<T>& bias, const DropoutMask& dropo
   softmax_finish(t, hd, b.sum.data(), b.most.data(), b.mix.data());
 }
 
-// The forward pass as tasks see it.
-template <typename T>
+// The forward pass as tasks see it. S is the type of activations in memory.
+template <typename S>
 struct ForwardCall {
+  using T = Exact<S>;
   const Plan& plan;
   const Bias<T>& bias;
   const DropoutMask& dropout;
-  const T *q, *k, *v;
+  const S *q, *k, *v;
   T *mix, *lse;
 
   void run(const Task& task) const {
@@ -195,11 +196,12 @@ struct ForwardCall {
 
 void AttendForward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& positions, const DAttentionBias& b,
                    const DropoutMask& dropout, Tensor& mix, Tensor& lse) {
-  dispatch_float("dattention", q.dtype(), [&]<typename T>() HWY_ATTR {
+  dispatch_activations("dattention", q.dtype(), [&]<typename S>() HWY_ATTR {
+    using T = Exact<S>;
     const Plan plan(q, k, lse, b.kind, tile_queries<T>());
     const BiasInputs<T> inputs(plan, q, positions, b);
-    const ForwardCall<T> call{plan,        inputs.bias, dropout,       q.data<T>(),
-                              k.data<T>(), v.data<T>(), mix.data<T>(), lse.data<T>()};
+    const ForwardCall<S> call{plan,        inputs.bias, dropout,       q.data<S>(),
+                              k.data<S>(), v.data<S>(), mix.data<T>(), lse.data<T>()};
     parallel_for(plan.tasks(), 1, [&](std::int64_t index, std::int64_t) HWY_ATTR { call.run(Task(plan, index)); });
   });
 }
@@ -279,8 +281,8 @@ void attend_tile_backward(const Plan& plan, const Bias<T>& bias, const DropoutMa
 }
 
 // Loads a tile's queries, mix gradients, lse and Delta (18). Padding has lse so large that its weights are zero.
-template <typename T>
-void load_tile(const Plan& plan, const Tile& t, const T* q, const T* dmix, const T* mix, const T* lse, T scale,
+template <typename S, typename T>
+void load_tile(const Plan& plan, const Tile& t, const S* q, const S* dmix, const T* mix, const T* lse, T scale,
                BackwardBuffers<T>& b) {
   pack_columns(plan, q, t.queries, scale, t.stride, b.q.data());
   pack_columns(plan, dmix, t.queries, T(1), t.stride, b.dmix.data());
@@ -378,13 +380,16 @@ void fold_log_cpb(const Plan& plan, const Bias<T>& bias, Partials<T>& partials, 
 }
 
 // The backward pass as tasks see it.
-template <typename T>
+template <typename S>
 struct BackwardCall {
+  using T = Exact<S>;
   const Plan& plan;
   const Bias<T>& bias;
   const DropoutMask& dropout;
-  const T *dmix, *q, *k, *v, *mix, *lse;
-  T *dq, *dk, *dv;    // dk and dv: [chunks][N,K,C]
+  const S *dmix, *q, *k, *v;
+  const T *mix, *lse;
+  S* dq;
+  T *dk, *dv;         // [chunks][N,K,C]
   T* fixed_gradient;  // of a fixed table [M,H*W,K]; each element has one task
   Partials<T>& partials;
 
@@ -429,21 +434,22 @@ struct BackwardCall {
 void AttendBackward(const Tensor& dmix, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& positions,
                     const DAttentionBias& b, const DropoutMask& dropout, const Tensor& mix, const Tensor& lse,
                     Tensor& dq, Tensor& dk, Tensor& dv, Tensor& dpositions) {
-  dispatch_float("dattention", q.dtype(), [&]<typename T>() HWY_ATTR {
+  dispatch_activations("dattention", q.dtype(), [&]<typename S>() HWY_ATTR {
+    using T = Exact<S>;
     const Plan plan(q, k, lse, b.kind, tile_queries<T>());
     const BiasInputs<T> inputs(plan, q, positions, b);
     Partials<T> partials(plan, inputs.bias);
     const bool direct = plan.chunks == 1;
-    const BackwardCall<T> call{plan,
+    const BackwardCall<S> call{plan,
                                inputs.bias,
                                dropout,
-                               dmix.data<T>(),
-                               q.data<T>(),
-                               k.data<T>(),
-                               v.data<T>(),
+                               dmix.data<S>(),
+                               q.data<S>(),
+                               k.data<S>(),
+                               v.data<S>(),
                                mix.data<T>(),
                                lse.data<T>(),
-                               dq.data<T>(),
+                               dq.data<S>(),
                                direct ? dk.data<T>() : partials.dk.data(),
                                direct ? dv.data<T>() : partials.dv.data(),
                                b.kind == BiasKind::fixed && b.table.trainable() ? b.table.grad().data<T>() : nullptr,
@@ -472,7 +478,7 @@ static void attend_forward_cpu(const Tensor& q, const Tensor& k, const Tensor& v
 }
 constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const DAttentionBias&,
                       const DropoutMask&, Tensor&, Tensor&)>
-    dattention_attend_forward{"dattention_attend_forward", attend_forward_cpu};
+    dattention_attend_forward{"dattention_attend_forward", attend_forward_cpu, Bfloat16::native};
 
 HWY_EXPORT(AttendBackward);
 static void attend_backward_cpu(const Tensor& dmix, const Tensor& q, const Tensor& k, const Tensor& v,
@@ -483,7 +489,7 @@ static void attend_backward_cpu(const Tensor& dmix, const Tensor& q, const Tenso
 }
 constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const DAttentionBias&,
                       const DropoutMask&, const Tensor&, const Tensor&, Tensor&, Tensor&, Tensor&, Tensor&)>
-    dattention_attend_backward{"dattention_attend_backward", attend_backward_cpu};
+    dattention_attend_backward{"dattention_attend_backward", attend_backward_cpu, Bfloat16::native};
 
 }  // namespace dattn
 #endif

@@ -44,14 +44,14 @@ extern Kernel<void(const Tensor& offsets, double factor, Tensor& positions)> dat
 extern Kernel<void(const Tensor& dpositions, const Tensor& offsets, double factor, Tensor& doffsets)>
     dattention_positions_backward;
 
-/// (6)-(14): mix [N,H,W,C] and lse [N,M,H*W], the logarithm of each row's sum. k and v are [N,Hk,Wk,C]; `positions` may
-/// be undefined where the bias asks for none. Number ((n M + m) K + j) H W + i of the mask is the one of weight (n, m,
-/// i, j).
+/// (6)-(14): mix [N,H,W,C] and lse [N,M,H*W], the logarithm of each row's sum, both in the exact type of q. k and v are
+/// [N,Hk,Wk,C]; `positions` may be undefined where the bias asks for none. Number ((n M + m) K + j) H W + i of the mask
+/// is the one of weight (n, m, i, j).
 extern Kernel<void(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& positions,
                    const DAttentionBias& bias, const DropoutMask& mask, Tensor& mix, Tensor& lse)>
     dattention_attend_forward;
-/// (16)-(21), (27)-(30): dq, dk, dv and, where defined, dpositions [N,Hk,Wk,G,2] are written; gradients of the bias are
-/// added to.
+/// (16)-(21), (27)-(30): dq, dk, dv (both exact) and, where defined, dpositions [N,Hk,Wk,G,2] are written; gradients of
+/// the bias are added to. `mix` is the unrounded one: (18) subtracts from numbers that it nearly cancels.
 extern Kernel<void(const Tensor& dmix, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& positions,
                    const DAttentionBias& bias, const DropoutMask& mask, const Tensor& mix, const Tensor& lse,
                    Tensor& dq, Tensor& dk, Tensor& dv, Tensor& dpositions)>

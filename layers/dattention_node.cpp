@@ -23,7 +23,7 @@ struct DAttentionNode : Node {
   Tensor x, q, offsets;  // inputs
   Tensor positions;      // [N,Hk,Wk,G,2]; undefined without offsets, as `sampled` is then x
   Tensor sampled, k, v;  // [N,Hk,Wk,C]
-  Tensor mix, lse;       // [N,H,W,C], [N,M,H*W]
+  Tensor mix, lse;       // [N,H,W,C], [N,M,H*W], exact
   Parameter wk, bk, wv, bv;
   DAttentionBias bias;
   double factor = 0;
@@ -32,7 +32,10 @@ struct DAttentionNode : Node {
   const char* name() const override { return "dattention"; }
 
   void backward(const Tensor& dmix) override {
-    Tensor dq = Tensor::like(q), dk = Tensor::like(k), dv = Tensor::like(v), dpositions;
+    // Inside, gradients stay exact.
+    const Dtype exact = exact_type(k.dtype());
+    Tensor dq = Tensor::like(q), dpositions;
+    Tensor dk = Tensor::empty(k.shape(), exact, k.device()), dv = Tensor::like(dk);
     if (needs(2)) dpositions = Tensor::zeros(positions.shape(), positions.dtype(), positions.device());
     Tensor from_bias = bias.moves() ? dpositions : Tensor();
     dattention_attend_backward(dmix, q, k, v, positions, bias, mask, mix, lse, dq, dk, dv, from_bias);
@@ -40,11 +43,11 @@ struct DAttentionNode : Node {
     project_backward(dk, sampled, wk, bk);
     project_backward(dv, sampled, wv, bv);
     if (!needs(0) && !needs(2)) return;
-    Tensor dsampled = Tensor::like(sampled), from_values = Tensor::like(sampled);  // (22)
+    Tensor dsampled = Tensor::like(dk), from_values = Tensor::like(dk);  // (22)
     linear_backward_data(dk, matrix(wk.value()), dsampled);
     linear_backward_data(dv, matrix(wv.value()), from_values);
     add_forward(dsampled, from_values, dsampled);
-    if (!positions.defined()) return give(0, std::move(dsampled));
+    if (!positions.defined()) return give(0, dsampled.to(x.dtype()));
     sample_backward(dsampled, dpositions);
   }
 
@@ -75,8 +78,8 @@ struct DAttentionNode : Node {
 };
 
 void expect_parameter(const char* label, const Parameter& p, const Shape& shape, const Tensor& q) {
-  if (p && p.shape() == shape && p.value().dtype() == q.dtype()) return;
-  fail("dattention: expected {} {} {}, got {} ({})", label, shape, name(q.dtype()),
+  if (p && p.shape() == shape && p.value().dtype() == exact_type(q.dtype())) return;
+  fail("dattention: expected {} {} {}, got {} ({})", label, shape, name(exact_type(q.dtype())),
        describe(label, p ? p.value() : Tensor()), describe("q", q));
 }
 
@@ -113,9 +116,10 @@ void check_arguments(const Tensor& x, const Tensor& q, const Tensor& offsets, st
   if (heads < 1 || channels % heads != 0)
     fail("dattention: {} heads do not divide {} channels {}", heads, channels, shapes());
   if (offsets.defined()) {
-    const bool good =
-        offsets.rank() == 5 && offsets.size(0) == q.size(0) && offsets.size(4) == 2 && offsets.dtype() == q.dtype();
-    if (!good) fail("dattention: expected offsets [{},Hk,Wk,G,2] {}", q.size(0), shapes());
+    const bool good = offsets.rank() == 5 && offsets.size(0) == q.size(0) && offsets.size(4) == 2 &&
+                      offsets.dtype() == exact_type(q.dtype());
+    if (!good)
+      fail("dattention: expected offsets [{},Hk,Wk,G,2] {} {}", q.size(0), name(exact_type(q.dtype())), shapes());
     const std::int64_t groups = offsets.size(3);
     if (groups < 1 || heads % groups != 0)
       fail("dattention: {} groups do not divide {} heads {}", groups, heads, shapes());
@@ -147,15 +151,18 @@ Tensor dattention(const Tensor& x, const Tensor& q, const Tensor& offsets, const
   Tensor k = Tensor::like(sampled), v = Tensor::like(sampled);
   linear_forward(sampled, matrix(wk.value()), bk.value(), k);  // (5)
   linear_forward(sampled, matrix(wv.value()), bv.value(), v);
-  Tensor mix = Tensor::like(q), lse = Tensor::empty({q.size(0), heads, q.size(1) * q.size(2)}, q.dtype(), q.device());
+  const Dtype exact = exact_type(q.dtype());
+  Tensor mix = Tensor::empty(q.shape(), exact, q.device()),
+         lse = Tensor::empty({q.size(0), heads, q.size(1) * q.size(2)}, exact, q.device());
   dattention_attend_forward(q, k, v, positions, bias, mask, mix, lse);
-  return record<DAttentionNode>(
-      mix, {x, q, offsets}, {wk, bk, wv, bv, bias.table, bias.w1, bias.b1, bias.w2}, [&](DAttentionNode& node) {
-        node.x = x.detach(), node.q = q.detach(), node.offsets = offsets.detach();
-        node.positions = positions, node.sampled = sampled, node.k = k, node.v = v, node.mix = mix, node.lse = lse;
-        node.wk = wk, node.bk = bk, node.wv = wv, node.bv = bv, node.bias = bias;
-        node.factor = factor, node.mask = mask;
-      });
+  return record<DAttentionNode>(mix.to(q.dtype()), {x, q, offsets},
+                                {wk, bk, wv, bv, bias.table, bias.w1, bias.b1, bias.w2}, [&](DAttentionNode& node) {
+                                  node.x = x.detach(), node.q = q.detach(), node.offsets = offsets.detach();
+                                  node.positions = positions, node.sampled = sampled, node.k = k, node.v = v,
+                                  node.mix = mix, node.lse = lse;
+                                  node.wk = wk, node.bk = bk, node.wv = wv, node.bv = bv, node.bias = bias;
+                                  node.factor = factor, node.mask = mask;
+                                });
 }
 
 }  // namespace dattn

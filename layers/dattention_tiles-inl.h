@@ -67,14 +67,15 @@ struct Task {
         last_query(std::min(plan.queries, first_query + plan.chunk_queries)) {}
 };
 
-// --- copies between the tensors and one head's tiles ---
+// --- copies between the tensors, whose elements may be bfloat16, and one head's tiles, in float then ---
 
 // to[row][c] = from[row, head's channel c]; rows of `from` are `channels` long.
-template <typename T>
-void pack_rows(const Plan& plan, const T* from, std::int64_t rows, T scale, T* to) {
+template <typename S, typename T>
+void pack_rows(const Plan& plan, const S* from, std::int64_t rows, T scale, T* to) {
   for (std::int64_t r = 0; r < rows; ++r) {
-    const T* row = from + r * plan.channels;
-    for (std::int64_t c = 0; c < plan.head_channels; ++c) to[r * plan.head_channels + c] = scale * row[c];
+    const S* row = from + r * plan.channels;
+    for (std::int64_t c = 0; c < plan.head_channels; ++c)
+      to[r * plan.head_channels + c] = scale * static_cast<T>(row[c]);
   }
 }
 
@@ -98,20 +99,20 @@ HWY_INLINE void transpose_blocks(D d, V (&v)[4]) {
 }
 
 // A vector of blocks of four floats, from or to places that are `step` apart.
-template <class D>
-HWY_INLINE hn::Vec<D> load_blocks(D d, const float* from, std::int64_t step) {
+template <class D, typename S>
+HWY_INLINE hn::Vec<D> load_blocks(D d, const S* from, std::int64_t step) {
   if constexpr (hn::MaxLanes(D()) == 4) {
-    return hn::LoadU(d, from);
+    return load(d, from);
   } else {
     const hn::Half<D> half;
     const auto blocks = static_cast<std::int64_t>(hn::Lanes(half)) / 4;
     return hn::Combine(d, load_blocks(half, from + blocks * step, step), load_blocks(half, from, step));
   }
 }
-template <class D>
-HWY_INLINE void store_blocks(D d, hn::Vec<D> v, float* to, std::int64_t step) {
+template <class D, typename S>
+HWY_INLINE void store_blocks(D d, hn::Vec<D> v, S* to, std::int64_t step) {
   if constexpr (hn::MaxLanes(D()) == 4) {
-    hn::StoreU(v, d, to);
+    store(v, d, to);
   } else {
     const hn::Half<D> half;
     const auto blocks = static_cast<std::int64_t>(hn::Lanes(half)) / 4;
@@ -133,8 +134,8 @@ HWY_INLINE std::int64_t for_squares(const Plan& plan, std::int64_t rows, F&& f) 
 #endif
 
 // to[c][row] = scale * from[row, head's channel c], the columns from `rows` to `stride` zero.
-template <typename T>
-void pack_columns(const Plan& plan, const T* from, std::int64_t rows, T scale, std::int64_t stride, T* to) {
+template <typename S, typename T>
+void pack_columns(const Plan& plan, const S* from, std::int64_t rows, T scale, std::int64_t stride, T* to) {
   std::int64_t first = 0;
   if constexpr (kSquares<T>) {
     const Wide<T> d;
@@ -146,14 +147,15 @@ void pack_columns(const Plan& plan, const T* from, std::int64_t rows, T scale, s
     });
   }
   for (std::int64_t c = 0; c < plan.head_channels; ++c) {
-    for (std::int64_t r = first; r < rows; ++r) to[c * stride + r] = scale * from[r * plan.channels + c];
+    for (std::int64_t r = first; r < rows; ++r)
+      to[c * stride + r] = scale * static_cast<T>(from[r * plan.channels + c]);
     std::fill(to + c * stride + rows, to + (c + 1) * stride, T(0));
   }
 }
 
 // to[row, head's channel c] = scale * from[c][row].
-template <typename T>
-void unpack_columns(const Plan& plan, const T* from, std::int64_t rows, T scale, std::int64_t stride, T* to) {
+template <typename S, typename T>
+void unpack_columns(const Plan& plan, const T* from, std::int64_t rows, T scale, std::int64_t stride, S* to) {
   std::int64_t first = 0;
   if constexpr (kSquares<T>) {
     const Wide<T> d;
@@ -165,7 +167,8 @@ void unpack_columns(const Plan& plan, const T* from, std::int64_t rows, T scale,
     });
   }
   for (std::int64_t r = first; r < rows; ++r) {
-    for (std::int64_t c = 0; c < plan.head_channels; ++c) to[r * plan.channels + c] = scale * from[c * stride + r];
+    for (std::int64_t c = 0; c < plan.head_channels; ++c)
+      to[r * plan.channels + c] = static_cast<S>(scale * from[c * stride + r]);
   }
 }
 

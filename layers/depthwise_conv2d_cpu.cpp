@@ -48,32 +48,34 @@ struct Gather {
 
   // One target pixel: target[c] = b[c] + addend[c] + sum over the taps that meet it of w[tap, c] source[place, c], the
   // addend left out where null.
-  HWY_INLINE void pixel(const T* source, std::int64_t i, std::int64_t j, const T* addend, T* target) {
+  template <typename S>
+  HWY_INLINE void pixel(const S* source, std::int64_t i, std::int64_t j, const S* addend, S* target) {
     const auto taps_h = rows.of(i), taps_w = cols.of(j);
     for_blocks<T>(C, [&](auto d, auto V, std::int64_t c) HWY_ATTR {
       const std::size_t L = hn::Lanes(d);
       hn::Vec<decltype(d)> sum[V];
       for (int v = 0; v < V; ++v) sum[v] = hn::LoadU(d, start.data() + c + v * L);
-      for (int v = 0; addend && v < V; ++v) sum[v] = hn::Add(sum[v], hn::LoadU(d, addend + c + v * L));
+      for (int v = 0; addend && v < V; ++v) sum[v] = hn::Add(sum[v], load(d, addend + c + v * L));
       for (const auto h : taps_h) {
         for (const auto w : taps_w) {
-          const T *x = source + (h.source * W + w.source) * C + c, *f = filters.data() + (h.k * Kw + w.k) * C + c;
-          for (int v = 0; v < V; ++v) sum[v] = hn::MulAdd(hn::LoadU(d, x + v * L), hn::LoadU(d, f + v * L), sum[v]);
+          const S* x = source + (h.source * W + w.source) * C + c;
+          const T* f = filters.data() + (h.k * Kw + w.k) * C + c;
+          for (int v = 0; v < V; ++v) sum[v] = hn::MulAdd(load(d, x + v * L), hn::LoadU(d, f + v * L), sum[v]);
         }
       }
-      for (int v = 0; v < V; ++v) hn::StoreU(sum[v], d, target + c + v * L);
+      for (int v = 0; v < V; ++v) store(sum[v], d, target + c + v * L);
     });
   }
 };
 
 // Forward and data gradient alike: source and target are x and y, or dy and dx.
-template <typename T>
+template <typename S>
 void gather(const Tensor& source, const Tensor& w, const Tensor& b, const Tensor& addend, const Conv2dOptions& o,
             bool gradient, Tensor& target) {
-  Gather<T> g(source, w, b, o, gradient, target);
+  Gather<Exact<S>> g(source, w, b, o, gradient, target);
   const std::int64_t Ht = target.size(1), Wt = target.size(2), image = source.size(1) * g.W * g.C;
-  const T *from = source.data<T>(), *plus = addend ? addend.data<T>() : nullptr;
-  T* to = target.data<T>();
+  const S *from = source.data<S>(), *plus = addend ? addend.data<S>() : nullptr;
+  S* to = target.data<S>();
   const std::int64_t tile = std::max<std::int64_t>(1, 32768 / (Wt * g.C));  // rows
   parallel_for(source.size(0) * Ht, tile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     for (std::int64_t r = begin; r < end; ++r) {
@@ -86,23 +88,23 @@ void gather(const Tensor& source, const Tensor& w, const Tensor& b, const Tensor
 }
 
 // sums[c] += sum over j < n of x[j * step, c] dy[j, c].
-template <typename T>
-HWY_INLINE void row_products(const T* x, std::int64_t step, const T* dy, std::int64_t n, std::int64_t C, T* sums) {
+template <typename S, typename T>
+HWY_INLINE void row_products(const S* x, std::int64_t step, const S* dy, std::int64_t n, std::int64_t C, T* sums) {
   for_blocks<T>(C, [&](auto d, auto V, std::int64_t c) HWY_ATTR {
     const std::size_t L = hn::Lanes(d);
     hn::Vec<decltype(d)> sum[V];
     for (int v = 0; v < V; ++v) sum[v] = hn::LoadU(d, sums + c + v * L);
-    const T *px = x + c, *pdy = dy + c;
+    const S *px = x + c, *pdy = dy + c;
     for (std::int64_t j = 0; j < n; ++j, px += step, pdy += C) {
-      for (int v = 0; v < V; ++v) sum[v] = hn::MulAdd(hn::LoadU(d, px + v * L), hn::LoadU(d, pdy + v * L), sum[v]);
+      for (int v = 0; v < V; ++v) sum[v] = hn::MulAdd(load(d, px + v * L), load(d, pdy + v * L), sum[v]);
     }
     for (int v = 0; v < V; ++v) hn::StoreU(sum[v], d, sums + c + v * L);
   });
 }
 
 // One image: sums [Kh*Kw, C] += the filters' gradient.
-template <typename T>
-void filter_sums(const T* x, std::int64_t H, std::int64_t W, const T* dy, std::int64_t Ho, std::int64_t Wo,
+template <typename S, typename T>
+void filter_sums(const S* x, std::int64_t H, std::int64_t W, const S* dy, std::int64_t Ho, std::int64_t Wo,
                  std::int64_t C, std::int64_t Kh, std::int64_t Kw, const Conv2dOptions& o, T* sums) {
   for (std::int64_t i = 0; i < Ho; ++i) {
     for (std::int64_t kh = 0; kh < Kh; ++kh) {
@@ -123,13 +125,14 @@ void filter_sums(const T* x, std::int64_t H, std::int64_t W, const T* dy, std::i
 
 constexpr std::int64_t kParts = 64;  // partial sums of the filters' gradient, added in order
 
-template <typename T>
+template <typename S>
 void filter_gradient(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {
   const std::int64_t N = x.size(0), H = x.size(1), W = x.size(2), C = x.size(3), Ho = dy.size(1), Wo = dy.size(2);
   const std::int64_t R = dw.size(0), Kh = dw.size(1), Kw = dw.size(2), taps = Kh * Kw;
   const std::int64_t part = std::max<std::int64_t>(1, (N + kParts - 1) / kParts), parts = tile_count(N, part);
+  using T = Exact<S>;
   Scratch<T> partial(static_cast<std::size_t>(parts * taps * C));
-  const T *px = x.data<T>(), *pdy = dy.data<T>();
+  const S *px = x.data<S>(), *pdy = dy.data<S>();
   T *sums = partial.data(), *pdw = dw.data<T>();
   parallel_for(N, part, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     T* s = sums + begin / part * taps * C;
@@ -146,14 +149,14 @@ void filter_gradient(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, 
 
 void DepthwiseForward(const Tensor& x, const Tensor& w, const Tensor& b, const Tensor& addend, const Conv2dOptions& o,
                       Tensor& y) {
-  dispatch_float("conv2d", x.dtype(), [&]<typename T>() HWY_ATTR { gather<T>(x, w, b, addend, o, false, y); });
+  dispatch_activations("conv2d", x.dtype(), [&]<typename S>() HWY_ATTR { gather<S>(x, w, b, addend, o, false, y); });
 }
 void DepthwiseBackwardData(const Tensor& dy, const Tensor& w, const Conv2dOptions& o, Tensor& dx) {
-  dispatch_float("conv2d", dy.dtype(),
-                 [&]<typename T>() HWY_ATTR { gather<T>(dy, w, Tensor(), Tensor(), o, true, dx); });
+  dispatch_activations("conv2d", dy.dtype(),
+                       [&]<typename S>() HWY_ATTR { gather<S>(dy, w, Tensor(), Tensor(), o, true, dx); });
 }
 void DepthwiseBackwardFilter(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {
-  dispatch_float("conv2d", dy.dtype(), [&]<typename T>() HWY_ATTR { filter_gradient<T>(dy, x, o, dw); });
+  dispatch_activations("conv2d", dy.dtype(), [&]<typename S>() HWY_ATTR { filter_gradient<S>(dy, x, o, dw); });
 }
 
 }  // namespace dattn::HWY_NAMESPACE
@@ -179,11 +182,11 @@ void backward_filter_cpu(const Tensor& dy, const Tensor& x, const Conv2dOptions&
 }  // namespace
 
 constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Conv2dOptions&, Tensor&)>
-    depthwise_conv2d_forward{"depthwise_conv2d_forward", forward_cpu};
+    depthwise_conv2d_forward{"depthwise_conv2d_forward", forward_cpu, Bfloat16::native};
 constinit Kernel<void(const Tensor&, const Tensor&, const Conv2dOptions&, Tensor&)> depthwise_conv2d_backward_data{
-    "depthwise_conv2d_backward_data", backward_data_cpu};
+    "depthwise_conv2d_backward_data", backward_data_cpu, Bfloat16::native};
 constinit Kernel<void(const Tensor&, const Tensor&, const Conv2dOptions&, Tensor&)> depthwise_conv2d_backward_filter{
-    "depthwise_conv2d_backward_filter", backward_filter_cpu};
+    "depthwise_conv2d_backward_filter", backward_filter_cpu, Bfloat16::native};
 
 }  // namespace dattn
 #endif

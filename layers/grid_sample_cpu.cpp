@@ -95,30 +95,33 @@ struct Samples {
 };
 
 // y = the weighted sum of the corners' rows of n channels; `x` is the first pixel's, pixels are `step` elements apart.
-template <typename T>
-HWY_INLINE void blend(const Corners<T>& corners, std::int64_t n, const T* x, std::int64_t step, T* y) {
-  const T* row[4];
+template <typename S, typename T>
+HWY_INLINE void blend(const Corners<T>& corners, std::int64_t n, const S* x, std::int64_t step, S* y) {
+  const S* row[4];
   for (int i = 0; i < corners.count; ++i) row[i] = x + corners.pixel[i] * step;
   const T* w = corners.weight;
   if (corners.count == 4) {
     for_lanes<T>(n, [&](auto d, std::int64_t c) HWY_ATTR {
       const auto upper =
-          hn::MulAdd(hn::Set(d, w[1]), hn::LoadU(d, row[1] + c), hn::Mul(hn::Set(d, w[0]), hn::LoadU(d, row[0] + c)));
+          hn::MulAdd(hn::Set(d, w[1]), load(d, row[1] + c), hn::Mul(hn::Set(d, w[0]), load(d, row[0] + c)));
       const auto lower =
-          hn::MulAdd(hn::Set(d, w[3]), hn::LoadU(d, row[3] + c), hn::Mul(hn::Set(d, w[2]), hn::LoadU(d, row[2] + c)));
-      hn::StoreU(hn::Add(upper, lower), d, y + c);
+          hn::MulAdd(hn::Set(d, w[3]), load(d, row[3] + c), hn::Mul(hn::Set(d, w[2]), load(d, row[2] + c)));
+      store(hn::Add(upper, lower), d, y + c);
     });
   } else {
-    std::fill_n(y, n, T(0));
-    for (int i = 0; i < corners.count; ++i) axpy(n, w[i], row[i], y);
+    for_lanes<T>(n, [&](auto d, std::int64_t c) HWY_ATTR {
+      auto sum = hn::Zero(d);
+      for (int i = 0; i < corners.count; ++i) sum = hn::MulAdd(hn::Set(d, w[i]), load(d, row[i] + c), sum);
+      store(sum, d, y + c);
+    });
   }
 }
 
 void GridSampleForward(const Tensor& x, const Tensor& points, const GridSampleOptions& options, Tensor& y) {
-  dispatch_float("grid_sample", x.dtype(), [&]<typename T>() HWY_ATTR {
-    const Samples<T> s(x, points, options);
-    const T* px = x.data<T>();
-    T* py = y.data<T>();
+  dispatch_activations("grid_sample", x.dtype(), [&]<typename S>() HWY_ATTR {
+    const Samples<Exact<S>> s(x, points, options);
+    const S* px = x.data<S>();
+    S* py = y.data<S>();
     parallel_for(s.images * s.count, kPointTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
       for (std::int64_t i = begin; i < end; ++i) {
         const std::int64_t n = i / s.count, k = i % s.count;
@@ -193,7 +196,7 @@ static void grid_sample_forward_cpu(const Tensor& x, const Tensor& points, const
   HWY_DYNAMIC_DISPATCH(GridSampleForward)(x, points, options, y);
 }
 constinit Kernel<void(const Tensor&, const Tensor&, const GridSampleOptions&, Tensor&)> grid_sample_forward{
-    "grid_sample_forward", grid_sample_forward_cpu};
+    "grid_sample_forward", grid_sample_forward_cpu, Bfloat16::native};
 
 HWY_EXPORT(GridSampleBackwardX);
 static void grid_sample_backward_x_cpu(const Tensor& dy, const Tensor& points, const GridSampleOptions& options,

@@ -34,7 +34,7 @@ Tensor groupnorm(const Tensor& x, std::int64_t groups, const Parameter& weight, 
   check_norm("groupnorm", x, weight, bias, eps);
   check_groups(groups, x.size(-1));
   Tensor y = Tensor::like(x);
-  Tensor mean = Tensor::empty({x.size(0), groups}, x.dtype(), x.device()), s = Tensor::like(mean);
+  Tensor mean = Tensor::empty({x.size(0), groups}, exact_type(x.dtype()), x.device()), s = Tensor::like(mean);
   groupnorm_forward(x, weight.value(), bias.value(), eps, y, mean, s);
   return record<GroupNormNode>(std::move(y), {x}, {weight, bias}, [&](GroupNormNode& node) {
     node.x = x;

@@ -59,9 +59,9 @@ struct RowVectors {
 
 // Calls f(in, out, n) for blocks of n consecutive rows of one tile: `in` points to the rows read, `out` to those
 // written (or is null). The rows at the end go through copies with room behind them.
-template <typename T, int V, std::size_t Inputs, typename F>
-HWY_INLINE void for_row_blocks(const RowVectors<T, V>& row, std::int64_t rows, const std::array<const T*, Inputs>& in,
-                               T* out, F&& f) {
+template <typename S, typename T, int V, std::size_t Inputs, typename F>
+HWY_INLINE void for_row_blocks(const RowVectors<T, V>& row, std::int64_t rows, const std::array<const S*, Inputs>& in,
+                               S* out, F&& f) {
   const std::int64_t C = row.C, inside = std::max<std::int64_t>(0, rows - row.rows_at_the_end());
   const std::int64_t block = std::clamp<std::int64_t>(kBlockElements / C, 1, kBlockRows);
   const auto at = [&](std::int64_t r) {
@@ -72,10 +72,10 @@ HWY_INLINE void for_row_blocks(const RowVectors<T, V>& row, std::int64_t rows, c
   for (std::int64_t r = 0; r < inside; r += block) f(at(r), out ? out + r * C : nullptr, std::min(block, inside - r));
   if (inside == rows) return;
   const std::int64_t width = row.vectors * row.lanes;
-  Scratch<T> copies(static_cast<std::size_t>((Inputs + 1) * width));
-  std::fill_n(copies.data(), copies.size(), T(0));
-  std::array<const T*, Inputs> copied_in;
-  T* copied_out = copies.data() + Inputs * width;
+  Scratch<S> copies(static_cast<std::size_t>((Inputs + 1) * width));
+  std::fill_n(copies.data(), copies.size(), S(0));
+  std::array<const S*, Inputs> copied_in;
+  S* copied_out = copies.data() + Inputs * width;
   for (std::int64_t r = inside; r < rows; ++r) {
     for (std::size_t k = 0; k < Inputs; ++k) {
       std::copy_n(in[k] + r * C, C, copies.data() + k * width);
@@ -91,17 +91,17 @@ struct BlockStatistics {
   T mean[kBlockRows], s[kBlockRows];
 };
 
-template <typename T, int V>
-HWY_INLINE void block_statistics(const RowVectors<T, V>& row, const T* x, std::int64_t rows, double eps,
+template <typename S, typename T, int V>
+HWY_INLINE void block_statistics(const RowVectors<T, V>& row, const S* x, std::int64_t rows, double eps,
                                  BlockStatistics<T>& of) {
   const T n = static_cast<T>(row.C);
   for (std::int64_t r = 0; r < rows; ++r) {
-    of.mean[r] = row.sum([&](std::int64_t i) HWY_ATTR { return hn::LoadU(row.d, x + r * row.C + i); }) / n;
+    of.mean[r] = row.sum([&](std::int64_t i) HWY_ATTR { return load(row.d, x + r * row.C + i); }) / n;
   }
   for (std::int64_t r = 0; r < rows; ++r) {
     const auto mean = hn::Set(row.d, of.mean[r]);
     of.s[r] = row.sum([&](std::int64_t i) HWY_ATTR {
-      const auto v = hn::Sub(hn::LoadU(row.d, x + r * row.C + i), mean);
+      const auto v = hn::Sub(load(row.d, x + r * row.C + i), mean);
       return hn::Mul(v, v);
     });
   }
@@ -133,27 +133,28 @@ HWY_INLINE void with_row_vectors(std::int64_t C, F&& f) {
 }
 
 void LayerNormForward(const Tensor& x, const Tensor& w, const Tensor& b, double eps, Tensor& y) {
-  dispatch_float("layernorm", x.dtype(), [&]<typename T>() HWY_ATTR {
+  dispatch_activations("layernorm", x.dtype(), [&]<typename S>() HWY_ATTR {
+    using T = Exact<S>;
     with_row_vectors<T>(x.size(-1), [&](auto row) HWY_ATTR {
       const std::int64_t C = row.C, width = row.vectors * row.lanes;
       Scratch<T> padded(static_cast<std::size_t>(2 * width));
       T *pw = padded.data(), *pb = pw + width;
       pad_row(row, w.data<T>(), pw);
       pad_row(row, b.data<T>(), pb);
-      const T* all_x = x.data<T>();
-      T* all_y = y.data<T>();
+      const S* all_x = x.data<S>();
+      S* all_y = y.data<S>();
       parallel_for(x.shape().rows(), layernorm_tile(C), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-        for_row_blocks<T>(row, end - begin, std::array{all_x + begin * C}, all_y + begin * C,
-                          [&](const auto& in, T* py, std::int64_t rows) HWY_ATTR {
-                            const T* px = in[0];
+        for_row_blocks<S>(row, end - begin, std::array{all_x + begin * C}, all_y + begin * C,
+                          [&](const auto& in, S* py, std::int64_t rows) HWY_ATTR {
+                            const S* px = in[0];
                             BlockStatistics<T> of;
                             block_statistics(row, px, rows, eps, of);
                             for (std::int64_t r = 0; r < rows; ++r) {
                               const auto mean = hn::Set(row.d, of.mean[r]), s = hn::Set(row.d, of.s[r]);
                               row.each([&](std::int64_t i) HWY_ATTR {
-                                const auto xhat = hn::Mul(hn::Sub(hn::LoadU(row.d, px + r * C + i), mean), s);
-                                hn::StoreU(hn::MulAdd(xhat, hn::LoadU(row.d, pw + i), hn::LoadU(row.d, pb + i)), row.d,
-                                           py + r * C + i);
+                                const auto xhat = hn::Mul(hn::Sub(load(row.d, px + r * C + i), mean), s);
+                                store(hn::MulAdd(xhat, hn::LoadU(row.d, pw + i), hn::LoadU(row.d, pb + i)), row.d,
+                                      py + r * C + i);
                               });
                             }
                           });
@@ -163,9 +164,9 @@ void LayerNormForward(const Tensor& x, const Tensor& w, const Tensor& b, double 
 }
 
 // A block of rows: writes dx unless it is null, adds to dw and db.
-template <typename T, int V>
-HWY_INLINE void backward_block(const RowVectors<T, V>& row, const T* dy, const T* x, const T* w, std::int64_t rows,
-                               double eps, T* dx, T* dw, T* db) {
+template <typename S, typename T, int V>
+HWY_INLINE void backward_block(const RowVectors<T, V>& row, const S* dy, const S* x, const T* w, std::int64_t rows,
+                               double eps, S* dx, T* dw, T* db) {
   constexpr auto d = row.d;
   const std::int64_t C = row.C;
   BlockStatistics<T> of;
@@ -173,22 +174,22 @@ HWY_INLINE void backward_block(const RowVectors<T, V>& row, const T* dy, const T
   T mean_g[kBlockRows], mean_g_xhat[kBlockRows];
   for (std::int64_t r = 0; dx && r < rows; ++r) {
     const auto mean = hn::Set(d, of.mean[r]);
-    const auto g = [&](std::int64_t i) HWY_ATTR { return hn::Mul(hn::LoadU(d, dy + r * C + i), hn::LoadU(d, w + i)); };
+    const auto g = [&](std::int64_t i) HWY_ATTR { return hn::Mul(load(d, dy + r * C + i), hn::LoadU(d, w + i)); };
     mean_g[r] = row.sum(g) / static_cast<T>(C);
     mean_g_xhat[r] = row.sum([&](std::int64_t i) HWY_ATTR {
-      return hn::Mul(g(i), hn::Sub(hn::LoadU(d, x + r * C + i), mean));
+      return hn::Mul(g(i), hn::Sub(load(d, x + r * C + i), mean));
     }) * of.s[r] / static_cast<T>(C);
   }
   for (std::int64_t r = 0; r < rows; ++r) {
     const auto mean = hn::Set(d, of.mean[r]), s = hn::Set(d, of.s[r]);
     row.each([&](std::int64_t i) HWY_ATTR {
-      const auto v = hn::LoadU(d, dy + r * C + i);
-      const auto xhat = hn::Mul(hn::Sub(hn::LoadU(d, x + r * C + i), mean), s);
+      const auto v = load(d, dy + r * C + i);
+      const auto xhat = hn::Mul(hn::Sub(load(d, x + r * C + i), mean), s);
       hn::StoreU(hn::MulAdd(v, xhat, hn::LoadU(d, dw + i)), d, dw + i);
       hn::StoreU(hn::Add(v, hn::LoadU(d, db + i)), d, db + i);
       if (!dx) return;
       const auto centred = hn::Sub(hn::Mul(v, hn::LoadU(d, w + i)), hn::Set(d, mean_g[r]));
-      hn::StoreU(hn::Mul(hn::NegMulAdd(xhat, hn::Set(d, mean_g_xhat[r]), centred), s), d, dx + r * C + i);
+      store(hn::Mul(hn::NegMulAdd(xhat, hn::Set(d, mean_g_xhat[r]), centred), s), d, dx + r * C + i);
     });
   }
 }
@@ -207,21 +208,22 @@ void add_partials(const T* partials, std::int64_t tiles, std::int64_t stride, Te
 
 void LayerNormBackward(const Tensor& dy, const Tensor& x, const Tensor& w, double eps, Tensor& dx, Tensor& dw,
                        Tensor& db) {
-  dispatch_float("layernorm", x.dtype(), [&]<typename T>() HWY_ATTR {
+  dispatch_activations("layernorm", x.dtype(), [&]<typename S>() HWY_ATTR {
+    using T = Exact<S>;
     with_row_vectors<T>(x.size(-1), [&](auto row) HWY_ATTR {
       const std::int64_t C = row.C, width = row.vectors * row.lanes, tile = layernorm_tile(C),
                          tiles = tile_count(x.shape().rows(), tile);
       Scratch<T> scratch(static_cast<std::size_t>((1 + 2 * tiles) * width));
       T *pw = scratch.data(), *partials = pw + width;  // dw, db of each tile
       pad_row(row, w.data<T>(), pw);
-      const T *all_dy = dy.data<T>(), *all_x = x.data<T>();
-      T* all_dx = dx ? dx.data<T>() : nullptr;
+      const S *all_dy = dy.data<S>(), *all_x = x.data<S>();
+      S* all_dx = dx ? dx.data<S>() : nullptr;
       parallel_for(x.shape().rows(), tile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
         T *tile_dw = partials + begin / tile * 2 * width, *tile_db = tile_dw + width;
         std::fill_n(tile_dw, 2 * width, T(0));
-        for_row_blocks<T>(row, end - begin, std::array{all_dy + begin * C, all_x + begin * C},
+        for_row_blocks<S>(row, end - begin, std::array{all_dy + begin * C, all_x + begin * C},
                           all_dx ? all_dx + begin * C : nullptr,
-                          [&](const auto& in, T* pdx, std::int64_t rows)
+                          [&](const auto& in, S* pdx, std::int64_t rows)
                               HWY_ATTR { backward_block(row, in[0], in[1], pw, rows, eps, pdx, tile_dw, tile_db); });
       });
       if (dw) add_partials(partials, tiles, 2 * width, dw);
@@ -241,7 +243,7 @@ static void layernorm_forward_cpu(const Tensor& x, const Tensor& w, const Tensor
   HWY_DYNAMIC_DISPATCH(LayerNormForward)(x, w, b, eps, y);
 }
 constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, double, Tensor&)> layernorm_forward{
-    "layernorm_forward", layernorm_forward_cpu};
+    "layernorm_forward", layernorm_forward_cpu, Bfloat16::native};
 
 HWY_EXPORT(LayerNormBackward);
 static void layernorm_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& w, double eps, Tensor& dx,
@@ -249,7 +251,7 @@ static void layernorm_backward_cpu(const Tensor& dy, const Tensor& x, const Tens
   HWY_DYNAMIC_DISPATCH(LayerNormBackward)(dy, x, w, eps, dx, dw, db);
 }
 constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, double, Tensor&, Tensor&, Tensor&)>
-    layernorm_backward{"layernorm_backward", layernorm_backward_cpu};
+    layernorm_backward{"layernorm_backward", layernorm_backward_cpu, Bfloat16::native};
 
 }  // namespace dattn
 #endif

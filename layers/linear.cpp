@@ -30,7 +30,7 @@ void check_linear(const Tensor& x, const Parameter& weight, const Parameter& bia
   const auto shapes = [&] { return fmt::format("({}, {})", describe("x", x), describe("w", w)); };
   if (x.rank() < 1 || w.rank() != 2) fail("linear: expected x [..., in] and weight [out, in] {}", shapes());
   if (x.size(-1) != w.size(1)) fail("linear: weight expects {} inputs, x has {} {}", w.size(1), x.size(-1), shapes());
-  if (x.dtype() != w.dtype()) fail("linear: expected x and weight of one type {}", shapes());
+  if (exact_type(x.dtype()) != w.dtype()) fail("linear: expected x and weight of one type {}", shapes());
   if (!bias) return;
   const Tensor& b = bias.value();
   if (b.shape() != Shape{w.size(0)} || b.dtype() != w.dtype()) {

@@ -23,9 +23,9 @@ void check_targets(const Tensor& logits, const Tensor& targets) {
           logits.size(0), describe("logits", logits), describe("targets", targets));
     return;
   }
-  check(targets.dtype() == logits.dtype() && targets.shape() == logits.shape(),
+  check(targets.dtype() == exact_type(logits.dtype()) && targets.shape() == logits.shape(),
         "cross_entropy: expected classes int64 [{}] or distributions {} {} as targets ({}, {})", logits.size(0),
-        name(logits.dtype()), logits.shape(), describe("logits", logits), describe("targets", targets));
+        name(exact_type(logits.dtype())), logits.shape(), describe("logits", logits), describe("targets", targets));
   check(!targets.needs_grad(),
         "cross_entropy: targets get no gradient, yet these are tracked ({})\nhint: pass targets.detach()",
         describe("targets", targets));
@@ -39,7 +39,7 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& targets, double label_s
   check(label_smoothing >= 0 && label_smoothing <= 1,
         "cross_entropy: expected a label smoothing between 0 and 1, got {}", label_smoothing);
   check_targets(logits, targets);
-  Tensor loss = Tensor::empty({}, logits.dtype(), logits.device());
+  Tensor loss = Tensor::empty({}, exact_type(logits.dtype()), logits.device());
   cross_entropy_forward(logits, targets, label_smoothing, reduction, loss);
   return record<CrossEntropyNode>(loss, {logits}, {}, [&](CrossEntropyNode& node) {
     node.logits = logits.detach();

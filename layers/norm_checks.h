@@ -13,7 +13,7 @@ inline void check_norm(const char* operation, const Tensor& x, const Parameter& 
         "{}: expected weight and bias of one shape [C], got {} and {}", operation, weight.shape(), bias.shape());
   check(x.size(-1) == channels, "{}: expected {} channels, input has {} ({})", operation, channels, x.size(-1),
         describe("x", x));
-  check(x.dtype() == weight.value().dtype() && x.dtype() == bias.value().dtype(),
+  check(exact_type(x.dtype()) == weight.value().dtype() && weight.value().dtype() == bias.value().dtype(),
         "{}: expected an input of its parameters' type {}, got {}\nhint: convert(module, dtype) or x.to(dtype)",
         operation, name(weight.value().dtype()), describe("x", x));
   check(eps >= 0, "{}: expected eps of at least 0, got {}", operation, eps);

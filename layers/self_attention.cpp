@@ -18,11 +18,12 @@ struct AttentionNode : Node {
   Shape q_shape, k_shape;
   const char* name() const override { return "attention"; }
   void backward(const Tensor& dy) override {
-    Tensor dq = Tensor::like(q), dk = Tensor::like(k), dv = Tensor::like(v), dpositions;
+    Tensor dq = Tensor::like(q), dpositions;
+    Tensor dk = Tensor::empty(k.shape(), exact_type(k.dtype()), k.device()), dv = Tensor::like(dk);
     dattention_attend_backward(column(dy), q, k, v, {}, {}, {}, mix, lse, dq, dk, dv, dpositions);
     give(0, dq.view(q_shape));
-    give(1, dk.view(k_shape));
-    give(2, dv.view(k_shape));
+    give(1, dk.view(k_shape).to(k.dtype()));
+    give(2, dv.view(k_shape).to(v.dtype()));
   }
 };
 
@@ -39,9 +40,11 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, std::int64_t
   check(q.size(0) > 0 && k.elements() > 0, "attention: there is nothing to attend to ({}, {})", describe("q", q),
         describe("k", k));
   const Tensor queries = column(q), keys = column(k), values = column(v);
-  Tensor mix = Tensor::like(queries), lse = Tensor::empty({q.size(0), n_heads, queries.size(1)}, q.dtype(), q.device());
+  const Dtype exact = exact_type(q.dtype());
+  Tensor mix = Tensor::empty(queries.shape(), exact, q.device()),
+         lse = Tensor::empty({q.size(0), n_heads, queries.size(1)}, exact, q.device());
   dattention_attend_forward(queries, keys, values, {}, {}, {}, mix, lse);
-  return record<AttentionNode>(mix.view(q.shape()), {q, k, v}, {}, [&](AttentionNode& node) {
+  return record<AttentionNode>(mix.view(q.shape()).to(q.dtype()), {q, k, v}, {}, [&](AttentionNode& node) {
     node.q = queries, node.k = keys, node.v = values, node.mix = mix, node.lse = lse;
     node.q_shape = q.shape(), node.k_shape = k.shape();
   });

@@ -84,8 +84,10 @@ class Winograd {
   void run_block(std::int64_t begin, std::int64_t end, std::int64_t block) {
     const std::int64_t group = std::max<std::int64_t>(1, kGroupColumns / columns_);
     const Places in(block, source_.C), out(block, group * columns_);
-    Scratch<float> v(in.size()), m(out.size()), nowhere(static_cast<std::size_t>(round_up(target_.C, columns_)));
-    transform_squares<InputTransform>(source_, begin, end, zeros_.data(), in, v.data());
+    Scratch<float> v(in.size()), m(out.size());
+    Scratch<typename Target::Element> nowhere(static_cast<std::size_t>(round_up(target_.C, columns_)));
+    transform_squares<InputTransform>(source_, begin, end, reinterpret_cast<typename Source::Element*>(zeros_.data()),
+                                      in, v.data());
     for (std::int64_t panel = 0; panel < panels_; panel += group) {
       const std::int64_t last = std::min(panels_, panel + group);
       for (std::int64_t p = panel; p < last; ++p) {
@@ -116,8 +118,8 @@ class Winograd {
   }
 
   // A' m A and the bias for the channels [first, last).
-  void write_squares(std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t last, float* nowhere,
-                     const Places& places, const float* m) const {
+  void write_squares(std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t last,
+                     typename Target::Element* nowhere, const Places& places, const float* m) const {
     for (std::int64_t t = begin; t < end; ++t, m += places.row) {
       const auto pixels = target_.locate(t, nowhere);
       for_channels(Wide<float>(), first, last, [&](auto d, std::int64_t c) HWY_ATTR {
@@ -128,7 +130,7 @@ class Winograd {
         for (auto& row : y) {
           for (auto& pixel : row) pixel = hn::Add(pixel, start);
         }
-        Target::store(d, y, pixels, c);
+        Target::store_square(d, y, pixels, c);
       });
     }
   }
@@ -142,24 +144,33 @@ class Winograd {
 };
 
 void WinogradForward(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y) {
-  const std::int64_t H = y.size(1), W = y.size(2);
-  Winograd(squares_of<kIn>(x, H, W, -o.padding), w, b, false, squares_of<kOut>(y, H, W, 0), y.size(0)).run();
+  dispatch_images(x, [&]<typename S>() HWY_ATTR {
+    const std::int64_t H = y.size(1), W = y.size(2);
+    Winograd(squares_of<kIn, S>(x, H, W, -o.padding), w, b, false, squares_of<kOut, S>(y, H, W, 0), y.size(0)).run();
+  });
 }
 void WinogradBackwardData(const Tensor& dy, const Tensor& w, const Conv2dOptions& o, Tensor& dx) {
-  const std::int64_t H = dx.size(1), W = dx.size(2);
-  Winograd(squares_of<kIn>(dy, H, W, o.padding - 2), w, Tensor(), true, squares_of<kOut>(dx, H, W, 0), dx.size(0))
-      .run();
+  dispatch_images(dy, [&]<typename S>() HWY_ATTR {
+    const std::int64_t H = dx.size(1), W = dx.size(2);
+    const auto source = squares_of<kIn, S>(dy, H, W, o.padding - 2);
+    Winograd(source, w, Tensor(), true, squares_of<kOut, S>(dx, H, W, 0), dx.size(0)).run();
+  });
 }
 
 // Rows and columns that no window of 2x2 covers are not computed.
 void WinogradPoolForward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y, Tensor& taps) {
-  const std::int64_t H = 2 * y.size(1), W = 2 * y.size(2);
-  Winograd(squares_of<kIn>(x, H, W, -1), w, b, false, pooled_squares_of<kOut, 0>(y, taps, H, W), y.size(0)).run();
+  dispatch_images(x, [&]<typename S>() HWY_ATTR {
+    const std::int64_t H = 2 * y.size(1), W = 2 * y.size(2);
+    const auto target = pooled_squares_of<kOut, 0, S>(y, taps, H, W);
+    Winograd(squares_of<kIn, S>(x, H, W, -1), w, b, false, target, y.size(0)).run();
+  });
 }
 void WinogradPoolBackwardData(const Tensor& dy, const Tensor& taps, const Tensor& w, Tensor& dx) {
-  const std::int64_t H = dx.size(1), W = dx.size(2);
-  Winograd(pooled_squares_of<kIn, -1>(dy, taps, H, W), w, Tensor(), true, squares_of<kOut>(dx, H, W, 0), dx.size(0))
-      .run();
+  dispatch_images(dy, [&]<typename S>() HWY_ATTR {
+    const std::int64_t H = dx.size(1), W = dx.size(2);
+    const auto source = pooled_squares_of<kIn, -1, S>(dy, taps, H, W);
+    Winograd(source, w, Tensor(), true, squares_of<kOut, S>(dx, H, W, 0), dx.size(0)).run();
+  });
 }
 
 }  // namespace dattn::HWY_NAMESPACE

@@ -15,10 +15,10 @@ HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
 
 // From the squares of dy and of x.
-template <class OutputGradient>
+template <class OutputGradient, class Input>
 class WinogradFilter {
  public:
-  WinogradFilter(const OutputGradient& dy, const Squares<kIn>& x, std::int64_t images, Tensor& dw)
+  WinogradFilter(const OutputGradient& dy, const Input& x, std::int64_t images, Tensor& dw)
       : x_(x),
         dy_(dy),
         squares_(images * dy_.rows * dy_.columns),
@@ -53,8 +53,10 @@ class WinogradFilter {
     std::fill_n(z.data(), z.size(), 0.0f);  // also what lies beyond the last channel
     for (std::int64_t t = begin; t < end; t += block_) {
       const std::int64_t last = std::min(end, t + block_);
-      transform_squares<InputTransform>(x_, t, last, zeros_.data(), px, v.data());
-      transform_squares<OutputGradientTransform>(dy_, t, last, zeros_.data(), pdy, z.data());
+      transform_squares<InputTransform>(x_, t, last, reinterpret_cast<typename Input::Element*>(zeros_.data()), px,
+                                        v.data());
+      transform_squares<OutputGradientTransform>(
+          dy_, t, last, reinterpret_cast<typename OutputGradient::Element*>(zeros_.data()), pdy, z.data());
       for (int i = 0; i < kPlaces; ++i) {
         add_place(last - t, px, v.data() + i * px.place, pdy, z.data() + i * pdy.place, sums + i * x_.C * row_);
       }
@@ -106,7 +108,7 @@ class WinogradFilter {
     });
   }
 
-  const Squares<kIn> x_;
+  const Input x_;
   const OutputGradient dy_;
   const std::int64_t squares_, row_, sums_size_, block_;
   Scratch<float> zeros_;
@@ -115,13 +117,17 @@ class WinogradFilter {
 };
 
 void WinogradBackwardFilter(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {
-  const std::int64_t H = dy.size(1), W = dy.size(2);
-  WinogradFilter(squares_of<kOut>(dy, H, W, 0), squares_of<kIn>(x, H, W, -o.padding), dy.size(0), dw).run();
+  dispatch_images(x, [&]<typename S>() HWY_ATTR {
+    const std::int64_t H = dy.size(1), W = dy.size(2);
+    WinogradFilter(squares_of<kOut, S>(dy, H, W, 0), squares_of<kIn, S>(x, H, W, -o.padding), dy.size(0), dw).run();
+  });
 }
-
 void WinogradPoolBackwardFilter(const Tensor& dy, const Tensor& taps, const Tensor& x, Tensor& dw) {
-  const std::int64_t H = 2 * dy.size(1), W = 2 * dy.size(2);
-  WinogradFilter(pooled_squares_of<kOut, 0>(dy, taps, H, W), squares_of<kIn>(x, H, W, -1), dy.size(0), dw).run();
+  dispatch_images(x, [&]<typename S>() HWY_ATTR {
+    const std::int64_t H = 2 * dy.size(1), W = 2 * dy.size(2);
+    const auto gradient = pooled_squares_of<kOut, 0, S>(dy, taps, H, W);
+    WinogradFilter(gradient, squares_of<kIn, S>(x, H, W, -1), dy.size(0), dw).run();
+  });
 }
 
 }  // namespace dattn::HWY_NAMESPACE

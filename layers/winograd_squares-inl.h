@@ -126,21 +126,23 @@ HWY_INLINE void transform(D d, const V (&x)[M::kFrom][M::kFrom], V (&y)[M::kTo][
 
 // --- squares of pixels ---
 
-/// Images [N,H,W,C] cut into squares of kSide x kSide pixels, which begin at `first` and every 4 pixels.
-template <int kSide>
+/// Images [N,H,W,C] of float or bfloat16, cut into squares of kSide x kSide pixels, which begin at `first` and every 4
+/// pixels.
+template <int kSide, typename S>
 struct Squares {
-  float* data;
+  using Element = S;
+  S* data;
   std::int64_t H, W, C, rows, columns, first;  // rows and columns of squares in an image
 
   struct Pixels {
-    float* at[kSide][kSide];
+    S* at[kSide][kSide];
   };
 
   // The pixels of square t; those outside the image are at `outside`.
-  HWY_INLINE Pixels locate(std::int64_t t, float* outside) const {
+  HWY_INLINE Pixels locate(std::int64_t t, S* outside) const {
     Pixels pixels;
     const std::int64_t h0 = t / columns % rows * kOut + first, w0 = t % columns * kOut + first;
-    float* image = data + t / columns / rows * H * W * C;
+    S* image = data + t / columns / rows * H * W * C;
     for (int i = 0; i < kSide; ++i) {
       for (int j = 0; j < kSide; ++j) {
         const std::int64_t h = h0 + i, w = w0 + j;
@@ -152,37 +154,34 @@ struct Squares {
 
   // Channels [c, c + lanes) of a square.
   template <class D, class V = hn::Vec<D>>
-  static HWY_INLINE void load(D d, const Pixels& pixels, std::int64_t c, V (&x)[kSide][kSide]) {
+  static HWY_INLINE void load_square(D d, const Pixels& pixels, std::int64_t c, V (&x)[kSide][kSide]) {
     for (int i = 0; i < kSide; ++i) {
-      for (int j = 0; j < kSide; ++j) x[i][j] = hn::LoadU(d, pixels.at[i][j] + c);
+      for (int j = 0; j < kSide; ++j) x[i][j] = load(d, pixels.at[i][j] + c);
     }
   }
   template <class D, class V = hn::Vec<D>>
-  static HWY_INLINE void store(D d, const V (&y)[kSide][kSide], const Pixels& pixels, std::int64_t c) {
+  static HWY_INLINE void store_square(D d, const V (&y)[kSide][kSide], const Pixels& pixels, std::int64_t c) {
     for (int i = 0; i < kSide; ++i) {
-      for (int j = 0; j < kSide; ++j) hn::StoreU(y[i][j], d, pixels.at[i][j] + c);
+      for (int j = 0; j < kSide; ++j) store(y[i][j], d, pixels.at[i][j] + c);
     }
   }
 };
 
 /// The sizes of the target tell how many squares there are.
-template <int kSide>
-Squares<kSide> squares_of(const Tensor& images, std::int64_t target_height, std::int64_t target_width,
-                          std::int64_t first) {
-  return {const_cast<float*>(images.data<float>()),
-          images.size(1),
-          images.size(2),
-          images.size(3),
-          tile_count(target_height, kOut),
-          tile_count(target_width, kOut),
-          first};
+template <int kSide, typename S>
+Squares<kSide, S> squares_of(const Tensor& images, std::int64_t target_height, std::int64_t target_width,
+                             std::int64_t first) {
+  return {
+      const_cast<S*>(images.data<S>()), images.size(1), images.size(2), images.size(3), tile_count(target_height, kOut),
+      tile_count(target_width, kOut),   first};
 }
 
 /// Squares of images of which only the maxima of 2x2 pixels are kept, [N,H,W,C], and where those were: a square that is
 /// stored is pooled; one that is loaded has every maximum in its place and zeros elsewhere. Squares begin at kFirst.
-template <int kSide, int kFirst>
+template <int kSide, int kFirst, typename S>
 struct PooledSquares {
-  float* data;
+  using Element = S;
+  S* data;
   std::uint8_t* taps;
   std::int64_t H, W, C, rows, columns;
 
@@ -192,11 +191,11 @@ struct PooledSquares {
   static constexpr int kWindows = window(kSide - 1) + 1;
 
   struct Pixels {
-    float* at[kWindows][kWindows];
+    S* at[kWindows][kWindows];
     std::uint8_t* tap[kWindows][kWindows];
   };
 
-  HWY_INLINE Pixels locate(std::int64_t t, float* outside) const {
+  HWY_INLINE Pixels locate(std::int64_t t, S* outside) const {
     Pixels pixels;
     const std::int64_t h0 = t / columns % rows * (kOut / 2) + half(kFirst),
                        w0 = t % columns * (kOut / 2) + half(kFirst), image = t / columns / rows * H * W * C;
@@ -212,13 +211,13 @@ struct PooledSquares {
   }
 
   template <class D, class V = hn::Vec<D>>
-  static HWY_INLINE void load(D d, const Pixels& pixels, std::int64_t c, V (&x)[kSide][kSide]) {
+  static HWY_INLINE void load_square(D d, const Pixels& pixels, std::int64_t c, V (&x)[kSide][kSide]) {
     const hn::RebindToUnsigned<D> du;
     V value[kWindows][kWindows];
     hn::Vec<decltype(du)> place[kWindows][kWindows];
     for (int i = 0; i < kWindows; ++i) {
       for (int j = 0; j < kWindows; ++j) {
-        value[i][j] = hn::LoadU(d, pixels.at[i][j] + c);
+        value[i][j] = load(d, pixels.at[i][j] + c);
         place[i][j] = load_taps(d, pixels.tap[i][j] + c);
       }
     }
@@ -231,7 +230,7 @@ struct PooledSquares {
   }
 
   template <class D, class V = hn::Vec<D>>
-  static HWY_INLINE void store(D d, const V (&y)[kSide][kSide], const Pixels& pixels, std::int64_t c) {
+  static HWY_INLINE void store_square(D d, const V (&y)[kSide][kSide], const Pixels& pixels, std::int64_t c) {
     static_assert(kFirst == 0 && kSide % 2 == 0);
     const hn::RebindToUnsigned<D> du;
     for (int i = 0; i < kWindows; ++i) {
@@ -239,7 +238,7 @@ struct PooledSquares {
         V best = y[2 * i][2 * j];
         auto place = hn::Zero(du);
         for (int k = 1; k < 4; ++k) keep_larger(d, y[2 * i + k / 2][2 * j + k % 2], k, best, place);
-        hn::StoreU(best, d, pixels.at[i][j] + c);
+        store(best, d, pixels.at[i][j] + c);
         store_taps(d, place, pixels.tap[i][j] + c);
       }
     }
@@ -247,10 +246,10 @@ struct PooledSquares {
 };
 
 /// `pooled` and `taps` [N,H,W,C] as squares of the images before pooling.
-template <int kSide, int kFirst>
-PooledSquares<kSide, kFirst> pooled_squares_of(const Tensor& pooled, const Tensor& taps, std::int64_t target_height,
-                                               std::int64_t target_width) {
-  return {const_cast<float*>(pooled.data<float>()),
+template <int kSide, int kFirst, typename S>
+PooledSquares<kSide, kFirst, S> pooled_squares_of(const Tensor& pooled, const Tensor& taps, std::int64_t target_height,
+                                                  std::int64_t target_width) {
+  return {const_cast<S*>(pooled.data<S>()),
           const_cast<std::uint8_t*>(taps.data<std::uint8_t>()),
           pooled.size(1),
           pooled.size(2),
@@ -270,17 +269,23 @@ struct Places {
 
 // M x M' of the squares [begin, end), all channels.
 template <class M, class From>
-void transform_squares(const From& from, std::int64_t begin, std::int64_t end, float* zeros, const Places& places,
-                       float* to) {
+void transform_squares(const From& from, std::int64_t begin, std::int64_t end, typename From::Element* zeros,
+                       const Places& places, float* to) {
   for (std::int64_t t = begin; t < end; ++t, to += places.row) {
     const auto pixels = from.locate(t, zeros);
     for_channels(Wide<float>(), 0, from.C, [&](auto d, std::int64_t c) HWY_ATTR {
       hn::Vec<decltype(d)> x[M::kFrom][M::kFrom], y[M::kTo][M::kTo];
-      From::load(d, pixels, c, x);
+      From::load_square(d, pixels, c, x);
       transform<M>(d, x, y);
       for (int i = 0; i < kPlaces; ++i) hn::StoreU(y[i / kIn][i % kIn], d, to + i * places.place + c);
     });
   }
+}
+
+/// Calls f.operator()<S>() with the type in memory of images: float or bfloat16. Between, everything is float.
+template <typename F>
+void dispatch_images(const Tensor& images, F&& f) {
+  return images.dtype() == Dtype::bfloat16 ? f.template operator()<bfloat16>() : f.template operator()<float>();
 }
 
 inline std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }

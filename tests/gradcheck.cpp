@@ -12,16 +12,17 @@ namespace {
 
 constexpr double kRelative = 1e-6, kAbsolute = 1e-8, kStep = 2e-4;
 
-void convert_instance(OpInstance& instance, Dtype dtype) {
-  for (auto& input : instance.inputs) {
-    if (input.value.dtype() == Dtype::float64 || input.value.dtype() == Dtype::float32)
-      input.value = input.value.to(dtype);
-  }
-  if (instance.convert) return instance.convert(dtype);
-  for (auto& [name, p] : instance.parameters) p.to(dtype);
+bool differentiable(const Tensor& x) {
+  return x.dtype() == Dtype::float32 || x.dtype() == Dtype::float64 || x.dtype() == Dtype::bfloat16;
 }
 
-bool differentiable(const Tensor& x) { return x.dtype() == Dtype::float32 || x.dtype() == Dtype::float64; }
+void convert_instance(OpInstance& instance, Dtype dtype) {
+  for (auto& input : instance.inputs) {
+    if (differentiable(input.value)) input.value = input.value.to(input.exact ? exact_type(dtype) : dtype);
+  }
+  if (instance.convert) return instance.convert(exact_type(dtype));
+  for (auto& [name, p] : instance.parameters) p.to(exact_type(dtype));
+}
 
 std::vector<Tensor> values(const OpInstance& instance) {
   std::vector<Tensor> in;
@@ -79,8 +80,7 @@ std::optional<std::string> check_tensor(const OpCase& op_case, const OpInstance&
 }  // namespace
 
 Tensor output_gradient(const Tensor& y) {
-  // Rounded to float32, so that every type is fed the same numbers.
-  return normal(y.shape(), 999).to(Dtype::float32).to(y.dtype()).to(y.device());
+  return normal(y.shape(), 999).to(Dtype::bfloat16).to(y.dtype()).to(y.device());
 }
 
 OpResults run(OpInstance& instance, bool keep_parameter_gradients) {
@@ -116,6 +116,13 @@ void move_to(OpInstance& instance, Device device) {
   for (auto& input : instance.inputs) input.value = input.value.to(device);
   if (instance.move) return instance.move(device);
   for (auto& [name, p] : instance.parameters) p.to(device);
+}
+
+void to_bfloat16(OpInstance& instance) { convert_instance(instance, Dtype::bfloat16); }
+
+void round_to_bfloat16(OpInstance& instance) {
+  convert_instance(instance, Dtype::bfloat16);
+  convert_instance(instance, Dtype::float64);
 }
 
 std::optional<std::string> gradcheck(const OpCase& op_case) {

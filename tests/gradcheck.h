@@ -16,7 +16,7 @@ struct OpResults {
   std::size_t first_parameter = 0;  ///< where among them those of parameters begin
 };
 
-/// The gradient fed to the output: normal numbers (never ones), the same for every type.
+/// The gradient fed to the output: normal numbers (never ones) that are exact in bfloat16, the same for every type.
 Tensor output_gradient(const Tensor& y);
 
 /// Runs a case forward and backward in the type and on the device it is in now, and brings the results to the CPU;
@@ -27,6 +27,9 @@ OpResults run(OpInstance& instance, bool keep_parameter_gradients = false);
 void to_float32(OpInstance& instance);
 /// Rounds them to float32 and keeps float64: the reference of what float32 computes on the same numbers.
 void round_to_float32(OpInstance& instance);
+/// The same for bfloat16 activations: inputs to bfloat16, what stays exact to float32.
+void to_bfloat16(OpInstance& instance);
+void round_to_bfloat16(OpInstance& instance);
 
 /// Moves inputs, parameters and buffers to a device.
 void move_to(OpInstance& instance, Device device);

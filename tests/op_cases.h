@@ -1,5 +1,5 @@
-// The table of operation cases. Every case runs through every suite of op_suites_test.cpp (GradCheck, Float, Repeat,
-// Accumulate) and of cuda/op_suites_test.cpp.
+// The table of operation cases. Every case runs through every suite of op_suites_test.cpp (GradCheck, Float, Bfloat16,
+// Repeat, Accumulate) and of cuda/op_suites_test.cpp.
 #pragma once
 
 #include <functional>
@@ -22,6 +22,7 @@ struct OpInstance {
     std::string name;
     Tensor value;  ///< a float64 input is checked for its gradient; inputs of other types (classes, masks) are passed
                    ///< as they are
+    bool exact = false;  ///< positions and the like, which stay float32 beside activations in bfloat16
   };
   std::vector<Input> inputs;
   std::vector<NamedParameter> parameters;  ///< all trainable ones are checked
@@ -33,10 +34,17 @@ struct OpInstance {
   std::function<void(Device)> move = {};
 };
 
+/// `roundings` of a case that samples at positions which depend on its activations: in bfloat16 they lie elsewhere, and
+/// there is nothing to compare with.
+inline constexpr int kNotInBfloat16 = 0;
+
 struct OpCase {
   std::string name;  ///< letters, digits and underscores: `conv2d_stride2`
   std::function<OpInstance()> make;
   std::int64_t reduction = 1;  ///< K: the longest sum that one element of a result or gradient goes through
+  int roundings = 1;  ///< bfloat16: results stored on the way to a result or gradient, itself included; at most 4
+  /// A gradient that is zero by theory is compared in bfloat16 on the scale of this share of the largest of the case.
+  double share = 1e-3;
 };
 
 /// Normal numbers of the case's own stream: `lane` tells apart the tensors of a case. Never ties, never zeros.

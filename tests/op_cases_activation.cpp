@@ -17,12 +17,13 @@ Tensor away_from_zero(const Shape& shape, std::uint32_t lane) {
   return x;
 }
 
-OpCase unary(const char* name, Tensor (*function)(const Tensor&), double scale = 2) {
-  return {
-      name, [=] {
-        return OpInstance{
-            {{"x", normal({3, 5, 7}, 1, scale)}}, {}, [=](std::span<const Tensor> in) { return function(in[0]); }, {}};
-      }};
+// `roundings`: 3 where the gradient is made from the rounded result, which may nearly cancel; 1 where from the input.
+OpCase unary(const char* name, Tensor (*function)(const Tensor&), double scale = 2, int roundings = 1) {
+  const auto make = [=] {
+    return OpInstance{
+        {{"x", normal({3, 5, 7}, 1, scale)}}, {}, [=](std::span<const Tensor> in) { return function(in[0]); }, {}};
+  };
+  return {name, make, 1, roundings};
 }
 
 OpCase softmax_case(const char* name, const Shape& shape) {
@@ -56,8 +57,8 @@ OpCase cross_entropy_soft(const char* name, double smoothing, Reduction reductio
             return OpInstance{{{"logits", normal({3, 11}, 1, 2)}},
                               {},
                               [=](std::span<const Tensor> in) {
-                                return cross_entropy(in[0], targets.to(in[0].dtype()).to(in[0].device()), smoothing,
-                                                     reduction);
+                                return cross_entropy(in[0], targets.to(exact_type(in[0].dtype())).to(in[0].device()),
+                                                     smoothing, reduction);
                               },
                               {}};
           },
@@ -85,7 +86,7 @@ std::vector<OpCase> activation_cases() {
       unary("gelu_erf", [](const Tensor& x) { return gelu(x); }),
       unary("gelu_tanh", [](const Tensor& x) { return gelu(x, GeluKind::tanh); }),
       unary("silu", silu),
-      unary("sigmoid", sigmoid),
+      unary("sigmoid", sigmoid, 2, 3),
       unary("tanh", tanh_),
       softmax_case("softmax_10", {5, 10}),
       softmax_case("softmax_1", {3, 1}),

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "layers/dattention.h"
+#include "layers/dattention_kernels.h"
 #include "op_cases.h"
 
 namespace dattn::test {
@@ -11,10 +12,9 @@ namespace {
 // Whether a number is clear of the integers, where a bilinear sample has a kink.
 bool clear(double at) { return std::abs(at - std::round(at)) > 0.01; }
 
-// Whether every sampling point lies clear of the borders between pixels, and every relative position of the cells of a
-// table. A point that was clamped to the border stays there, and makes no kink.
-bool clear_of_kinks(const DAttention& module, const Tensor& x) {
-  const Tensor points = module.positions(x);
+// Whether every sampling point, as (y, x) pairs, lies clear of the borders between pixels, and every relative position
+// of the cells of a table. A point that was clamped to the border stays there, and makes no kink.
+bool clear_of_kinks(const DAttention& module, const Tensor& x, const Tensor& points) {
   for (std::int64_t i = 0; i < points.elements(); ++i) {
     const std::int64_t size = x.size(i % 2 == 0 ? 1 : 2);
     const std::int64_t table_size = i % 2 == 0 ? module.options.q_h : module.options.q_w;
@@ -49,13 +49,49 @@ OpCase module_case(std::string name, DAttentionOptions options, Shape shape) {
       const auto call = [](const DAttention& m, std::span<const Tensor> in) { return m(in[0]); };
       instance = module_instance(module, {{"x", x}}, call, 0.3);
       if (module.bias.kind == BiasKind::log_cpb) settle_hidden_units(module.bias);
-      if (clear_of_kinks(module, x)) return instance;
+      if (clear_of_kinks(module, x, module.positions(x))) return instance;
     }
   };
   // The gradient of a key projection goes through sums over the channels of the output and of the mix, over samples,
   // queries and images.
   const std::int64_t pixels = shape[1] * shape[2], channels = shape[3];
-  return {"dattention_" + std::move(name), make, shape[0] * pixels * pixels * channels * channels};
+  return {"dattention_" + std::move(name), make, shape[0] * pixels * pixels * channels * channels,
+          /*roundings=*/kNotInBfloat16};
+}
+
+bool belongs_to_operation(const NamedParameter& p) {
+  return p.name.starts_with("proj_k.") || p.name.starts_with("proj_v.") || p.name.starts_with("rpe_table");
+}
+
+// The fused operation alone, whose sampling positions are the same in every type: x, q and offsets are inputs.
+OpCase operation_case(std::string name, DAttentionOptions options, Shape shape) {
+  options.use_pe = options.use_pe && !options.dwc_pe;  // whose encoding is outside
+  const std::int64_t images = shape[0], height = shape[1], width = shape[2];
+  const auto make = [=] {
+    Random random(2, Purpose::init);
+    const DAttention sizes(options, random);
+    const Tensor grid = sizes.reference_points(images, height, width);  // [N,G,Hk,Wk,2]
+    OpInstance instance;
+    for (std::uint32_t lane = 1;; ++lane) {
+      DAttention module(options, random);
+      const Tensor x = normal(shape, lane), q = normal(shape, lane + 100);
+      const Tensor offsets = normal({images, grid.size(2), grid.size(3), grid.size(1), 2}, lane + 200, 0.7);
+      const auto call = [](const DAttention& m, std::span<const Tensor> in) {
+        return dattention(in[0], in[1], in[2], m.proj_k.weight, m.proj_k.bias, m.proj_v.weight, m.proj_v.bias, m.bias,
+                          m.options.n_heads, m.options.offset_range_factor, m.attn_drop.mask());
+      };
+      instance = module_instance(module, {{"x", x}, {"q", q}, {"offsets", offsets, true}}, call, 0.3);
+      std::erase_if(instance.parameters, [](const NamedParameter& p) { return !belongs_to_operation(p); });
+      if (module.bias.kind == BiasKind::log_cpb) settle_hidden_units(module.bias);
+      Tensor points = Tensor::like(offsets);
+      dattention_positions_forward(offsets, options.offset_range_factor, points);
+      if (clear_of_kinks(module, x, points)) return instance;
+    }
+  };
+  const std::int64_t pixels = height * width, channels = shape[3];
+  // Twice the sum of a module case: queries come unscaled.
+  return {"dattention_operation_" + std::move(name), make, 2 * images * pixels * pixels * channels * channels,
+          /*roundings=*/4};
 }
 
 }  // namespace
@@ -106,6 +142,14 @@ std::vector<OpCase> dattention_cases() {
       module_case("log_cpb", log_cpb, {1, 3, 3, 8}),
       module_case("one_row", with([](auto& o) { o.q_h = 1, o.q_w = 6; }), {3, 1, 6, 8}),
       module_case("dropout", with([](auto& o) { o.attn_drop = 0.3, o.proj_drop = 0.2; }), {2, 4, 3, 8}),
+      operation_case("plain", base, {2, 4, 3, 8}),
+      operation_case("clamped", with([](auto& o) { o.offset_range_factor = -1; }), {1, 4, 3, 8}),
+      operation_case("table", table, {2, 4, 3, 8}),
+      operation_case("table_other_size", table, {1, 3, 4, 8}),
+      operation_case("table_stride2", table_with([](auto& o) { o.q_h = 5, o.stride = 2; }), {1, 5, 3, 8}),
+      operation_case("fixed", fixed, {2, 4, 3, 8}),
+      operation_case("log_cpb", log_cpb, {1, 3, 3, 8}),
+      operation_case("table_dropout", table_with([](auto& o) { o.attn_drop = 0.3; }), {1, 4, 3, 8}),
       module_case("table_dropout", table_with([](auto& o) { o.attn_drop = 0.3; }), {1, 4, 3, 8}),
   };
 }

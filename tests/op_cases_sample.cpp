@@ -27,7 +27,7 @@ OpCase sampling(const char* name, const Shape& image, std::int64_t rows, std::in
   return {name,
           [=] {
             return OpInstance{
-                {{"x", normal(image, 1)}, {"grid", points_off_lines(image, rows, columns, align_corners)}},
+                {{"x", normal(image, 1)}, {"grid", points_off_lines(image, rows, columns, align_corners), true}},
                 {},
                 [=](std::span<const Tensor> in) { return grid_sample(in[0], in[1], padding, align_corners); },
                 {}};

@@ -31,13 +31,24 @@ bool same_bits(const Tensor& a, const Tensor& b) {
 
 double float_bound(std::int64_t reduction) { return (4 + 8 * std::sqrt(static_cast<double>(reduction))) * 1.2e-7; }
 
-void expect_close(const OpCase& op_case, const OpResults& got, const OpResults& expected, double bound) {
+double bfloat16_bound(const OpCase& op_case) {
+  EXPECT_TRUE(op_case.roundings >= 1 && op_case.roundings <= 4) << op_case.name;
+  return float_bound(op_case.reduction) + op_case.roundings * 0x1p-8;
+}
+
+std::vector<OpCase> bfloat16_cases() {
+  auto cases = op_cases();
+  std::erase_if(cases, [](const OpCase& op_case) { return op_case.roundings == kNotInBfloat16; });
+  return cases;
+}
+
+void expect_close(const OpCase& op_case, const OpResults& got, const OpResults& expected, double bound, double share) {
   EXPECT_LE(distance(got.y, expected.y), bound * largest(expected.y)) << op_case.name << ": y";
   double largest_gradient = 0;
   for (const auto& [name, g] : expected.gradients) largest_gradient = std::max(largest_gradient, largest(g));
   for (std::size_t i = 0; i < expected.gradients.size(); ++i) {
     const auto& [name, g] = expected.gradients[i];
-    const double scale = std::max(largest(g), 1e-3 * largest_gradient);
+    const double scale = std::max(largest(g), share * largest_gradient);
     EXPECT_LE(distance(got.gradients[i].tensor, g), bound * scale) << op_case.name << ": d(" << name << ")";
   }
 }

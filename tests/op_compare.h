@@ -18,9 +18,15 @@ bool same_bits(const Tensor& a, const Tensor& b);
 /// How far float32 may be from float64, as a share of the scale, after a sum of `reduction` terms.
 double float_bound(std::int64_t reduction);
 
+/// How far activations in bfloat16 may put a case from float64: what float32 may, and 2^-8 for each rounding.
+double bfloat16_bound(const OpCase& op_case);
+/// The cases that have a reference in bfloat16: all but those that sample at positions which depend on activations.
+std::vector<OpCase> bfloat16_cases();
+
 /// Expects y and every gradient of `got` within `bound` times the scale of those of `expected`: the largest value of
-/// the tensor and, for gradients, 1e-3 of the largest gradient of the case if that is more.
-void expect_close(const OpCase& op_case, const OpResults& got, const OpResults& expected, double bound);
+/// the tensor and, for gradients, `share` of the largest gradient of the case if that is more.
+void expect_close(const OpCase& op_case, const OpResults& got, const OpResults& expected, double bound,
+                  double share = 1e-3);
 
 /// Expects the same bits everywhere; `what` tells the runs apart.
 void expect_same_bits(const OpCase& op_case, const OpResults& got, const OpResults& expected, const std::string& what);

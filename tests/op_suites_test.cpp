@@ -1,4 +1,5 @@
-// Every case of the table through every suite: GradCheck, Float, Repeat, Accumulate (docs/design.md has the bounds).
+// Every case of the table through every suite: GradCheck, Float, Bfloat16, Repeat, Accumulate (docs/design.md has the
+// bounds).
 #include <gtest/gtest.h>
 
 #include "core/parallel.h"
@@ -10,6 +11,7 @@ namespace {
 class Suite : public testing::TestWithParam<OpCase> {};
 class GradCheck : public Suite {};
 class Float : public Suite {};
+class Bfloat16 : public Suite {};
 class Repeat : public Suite {};
 class Accumulate : public Suite {};
 
@@ -22,8 +24,14 @@ TEST_P(Float, IsCloseToDouble) {
   OpInstance single = GetParam().make(), twice = GetParam().make();
   to_float32(single);
   round_to_float32(twice);
-  const OpResults got = run(single), expected = run(twice);
-  expect_close(GetParam(), got, expected, float_bound(GetParam().reduction));
+  expect_close(GetParam(), run(single), run(twice), float_bound(GetParam().reduction));
+}
+
+TEST_P(Bfloat16, IsCloseToDouble) {
+  OpInstance half = GetParam().make(), twice = GetParam().make();
+  to_bfloat16(half);
+  round_to_bfloat16(twice);
+  expect_close(GetParam(), run(half), run(twice), bfloat16_bound(GetParam()), GetParam().share);
 }
 
 TEST_P(Repeat, SameBitsAgainAndWithOtherThreads) {
@@ -50,6 +58,7 @@ std::string case_name(const testing::TestParamInfo<OpCase>& info) { return info.
 
 INSTANTIATE_TEST_SUITE_P(Ops, GradCheck, testing::ValuesIn(op_cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(Ops, Float, testing::ValuesIn(op_cases()), case_name);
+INSTANTIATE_TEST_SUITE_P(Ops, Bfloat16, testing::ValuesIn(bfloat16_cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(Ops, Repeat, testing::ValuesIn(op_cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(Ops, Accumulate, testing::ValuesIn(op_cases()), case_name);
 

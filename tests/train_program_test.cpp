@@ -104,6 +104,19 @@ TEST_F(TrainProgram, ResumesToTheSameBits) {
   expect_same_checkpoint(last("whole"), last("parts"));
 }
 
+TEST_F(TrainProgram, TrainsInBfloat16) {
+  const std::string options = kQuick + "--precision bfloat16 ";
+  ASSERT_EQ(run_program("train", command("whole", options)).status, 0);
+  ASSERT_EQ(run_program("train", command("parts", options + "--max-steps 4")).status, 0);
+  const auto result = run_program("train", "--out " + out("parts") + " --resume");
+  ASSERT_EQ(result.status, 0) << result.output;
+  expect_same_checkpoint(last("whole"), last("parts"));
+  for (const auto& [name, x] : last("whole").tensors) EXPECT_NE(x.dtype(), Dtype::bfloat16) << name;
+  const auto other = run_program("train", "--out " + out("parts") + " --resume --precision float32");
+  EXPECT_EQ(other.status, 1);
+  EXPECT_NE(other.output.find("--precision"), std::string::npos) << other.output;
+}
+
 TEST_F(TrainProgram, ResumesAfterKill) {
   const auto start = std::chrono::steady_clock::now();
   ASSERT_EQ(run_program("train", command("whole", kQuick)).status, 0);

@@ -119,7 +119,8 @@ Tensor DattnCnn::forward(const Tensor& images) {
   x = group2(x, "group2");  // [N,7,7,256]
   if (attention2) x = (*attention2)(x, "attention2");
   x = max_pool2d(group3(x, "group3"), 3);  // [N,1,1,256]
-  return scale(watch("head", "", head(reshape(x, {x.size(0), 256}))), kLogitScale);
+  const Tensor features = cast(reshape(x, {x.size(0), 256}), exact_type(x.dtype()));
+  return scale(watch("head", "", head(features)), kLogitScale);
 }
 
 void DattnCnn::visit(Visitor& v) {

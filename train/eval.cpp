@@ -12,7 +12,7 @@ namespace dattn {
 namespace {
 
 struct Options {
-  std::string checkpoint, data, split = "test", device = "cpu";
+  std::string checkpoint, data, split = "test", device = "cpu", precision;  // empty: the run's
   bool tta = false, json = false;
   int threads = 0;
 };
@@ -66,6 +66,8 @@ int run(const Options& options) {
         options.checkpoint, checkpoint.info().model.classes, options.data, set.classes());
   EvaluateOptions how;
   how.tta = options.tta;
+  how.precision = precision_type(options.precision.empty() ? checkpoint.info().options.value("precision", "float32")
+                                                           : options.precision);
   const Evaluation e = *evaluate(*model, set, checkpoint.info().normalisation, how);
   if (options.json) {
     fmt::print("{}\n", to_json(options, e, names).dump());
@@ -87,6 +89,8 @@ int main(int argc, char** argv) try {
   app.add_option("--split", options.split, "Which part of the data")
       ->check(CLI::IsMember({"test", "train"}))
       ->capture_default_str();
+  app.add_option("--precision", options.precision, "Type of activations [that of the training run]")
+      ->check(CLI::IsMember(std::vector<std::string>(std::begin(dattn::kPrecisions), std::end(dattn::kPrecisions))));
   app.add_option("--device", options.device, "Where to compute")->check(CLI::IsMember({"cpu"}))->capture_default_str();
   app.add_option("--threads", options.threads, "Threads [all processors]; results do not depend on it")
       ->check(CLI::Range(1, 1024));

@@ -29,7 +29,7 @@ constexpr std::array<View, 6> kViews = {{{0, false, 1. / 4},
 
 // Logits of one view of images [begin, end).
 Tensor view_logits(Classifier& model, const ImageSet& set, const Tensor& table, const View& view, std::int64_t begin,
-                   std::int64_t end) {
+                   std::int64_t end, Dtype precision) {
   const std::int64_t count = end - begin;
   Tensor parts = Tensor::zeros({count, 1, AugmentPlan::kColumns}, Dtype::int32);
   const Tensor weights = Tensor::full({count, 1}, 1);
@@ -41,7 +41,7 @@ Tensor view_logits(Classifier& model, const ImageSet& set, const Tensor& table, 
   }
   Tensor images = Tensor::empty({count, set.images.size(1), set.images.size(2), 3});  // [B,H,W,3]
   augment_forward(set.images, parts, weights, table, 0, images);
-  return model.forward(images);
+  return model.forward(images.to(precision));
 }
 
 // Cross entropy of one row of logits.
@@ -124,7 +124,7 @@ std::optional<Evaluation> evaluate(Classifier& model, const ImageSet& set, const
       if (options.stop && options.stop()) return std::nullopt;
       const bool plain = &view == &kViews.front();
       if (!plain && !options.tta) break;
-      const Tensor logits = view_logits(model, set, table, view, begin, end);
+      const Tensor logits = view_logits(model, set, table, view, begin, end, options.precision);
       check(logits.size(1) == classes, "evaluate: the model has {} classes, the data {}", logits.size(1), classes);
       if (plain) add_batch(evaluation, sums, logits, labels);
       for (std::size_t i = 0; i < averaged.size(); ++i)

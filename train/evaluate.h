@@ -23,9 +23,10 @@ struct Evaluation {
 };
 
 struct EvaluateOptions {
-  bool tta = false;               ///< mirror images and one-pixel shifts as well: six passes in place of one
-  std::int64_t batch_size = 500;  ///< the result does not depend on it
-  std::function<bool()> stop;     ///< asked between batches; evaluation gives nothing once it says yes
+  bool tta = false;                  ///< mirror images and one-pixel shifts as well: six passes in place of one
+  Dtype precision = Dtype::float32;  ///< of activations
+  std::int64_t batch_size = 500;     ///< the result does not depend on it
+  std::function<bool()> stop;        ///< asked between batches; evaluation gives nothing once it says yes
 };
 
 /// Puts the model into evaluation mode for the time of the call and back into training mode after it. Error where the

@@ -6,6 +6,13 @@
 
 namespace dattn {
 
+Dtype precision_type(const std::string& precision) {
+  for (const Dtype dtype : {Dtype::float32, Dtype::bfloat16}) {
+    if (precision == name(dtype)) return dtype;
+  }
+  fail("precision: expected float32 or bfloat16, got {}", precision);
+}
+
 std::unique_ptr<Classifier> make_model(const ModelOptions& options, Random& random) {
   if (options.name == "dattn_cnn") return std::make_unique<DattnCnn>(options.attention, options.classes, random);
   if (options.name == "resnet18") return std::make_unique<Resnet18>(options.classes, random);

@@ -9,7 +9,11 @@
 
 namespace dattn {
 
-/// An image classifier.
+/// Types of activations that the programs know, by their names on the command line.
+inline constexpr const char* kPrecisions[] = {"float32", "bfloat16"};
+Dtype precision_type(const std::string& name);
+
+/// An image classifier. Activations have the type of the images given, float32 or bfloat16; logits are exact.
 class Classifier {
  public:
   virtual ~Classifier() = default;

@@ -6,13 +6,15 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "train/models.h"
 
 namespace dattn {
 
 nlohmann::json result_options(const TrainOptions& o) {
-  return {{"data", o.data},     {"model", o.model},           {"attention", o.attention},
-          {"epochs", o.epochs}, {"batch-size", o.batch_size}, {"lr-scale", o.lr_scale},
-          {"seed", o.seed},     {"holdout", o.holdout},       {"ema", o.ema}};
+  return {{"data", o.data},          {"model", o.model},           {"attention", o.attention},
+          {"epochs", o.epochs},      {"batch-size", o.batch_size}, {"lr-scale", o.lr_scale},
+          {"seed", o.seed},          {"holdout", o.holdout},       {"ema", o.ema},
+          {"precision", o.precision}};
 }
 
 nlohmann::json all_options(const TrainOptions& o) {
@@ -37,6 +39,7 @@ void set_result_options(TrainOptions& o, const nlohmann::json& saved) {
     saved.at("seed").get_to(o.seed);
     saved.at("holdout").get_to(o.holdout);
     saved.at("ema").get_to(o.ema);
+    o.precision = saved.value("precision", "float32");  // runs before there was a choice
   } catch (const nlohmann::json::exception& e) {
     fail("checkpoint: its options cannot be read ({})", e.what());
   }
@@ -73,6 +76,9 @@ ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
       ->capture_default_str();
   app.add_option("--out", o.out, "Folder for checkpoints and metrics [runs/<next number>]");
   app.add_flag("--resume", o.resume, "Go on from last.safetensors in --out");
+  app.add_option("--precision", o.precision, "Type of activations; weights and sums are float32")
+      ->check(CLI::IsMember(std::vector<std::string>(std::begin(kPrecisions), std::end(kPrecisions))))
+      ->capture_default_str();
   app.add_option("--device", o.device, "Where to compute")->check(CLI::IsMember({"cpu"}))->capture_default_str();
   app.add_option("--threads", o.threads, "Threads [all processors]; results do not depend on it")
       ->check(CLI::Range(1, 1024));

@@ -23,6 +23,7 @@ struct TrainOptions {
   std::uint64_t seed = 0;
   std::int64_t holdout = 0;  ///< training images kept aside to choose the best checkpoint by
   bool ema = false;
+  std::string precision = "float32";  ///< of activations
 
   // These do not.
   std::string device = "cpu";

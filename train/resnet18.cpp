@@ -73,7 +73,7 @@ Tensor Resnet18::forward(const Tensor& images) {
   for (const auto& [name, blocks] : stages) {
     for (std::size_t i = 0; i < blocks.size(); ++i) x = watch(name, i == 0 ? "0" : "1", blocks[i](x));
   }
-  return watch("fc", "", fc(global_avg_pool(x)));
+  return watch("fc", "", fc(cast(global_avg_pool(x), exact_type(x.dtype()))));
 }
 
 void Resnet18::visit(Visitor& v) {

@@ -79,6 +79,7 @@ void Trainer::build() {
         data_.train.count());
   total_steps_ = static_cast<std::int64_t>(std::ceil(plan_.epochs * static_cast<double>(steps_per_epoch_)));
 
+  precision_ = precision_type(options_.precision);
   Random random(options_.seed, Purpose::init);
   model_ = make_model({options_.model, options_.attention, data_.train.classes()}, random);
   recipe_ = make_recipe(options_, plan_, *model_, total_steps_, steps_per_epoch_);
@@ -147,7 +148,7 @@ void Trainer::train_step() {
   const Batch& batch = loader_->next();
   set_random_step(options_.seed, static_cast<std::uint64_t>(state_.step));
   recipe_->prepare(state_.step);
-  const Tensor logits = model_->forward(batch.images);  // [B,classes]
+  const Tensor logits = model_->forward(batch.images.to(precision_));  // [B,classes]
   const Tensor loss =
       cross_entropy(logits, batch.targets ? batch.targets : batch.labels, plan_.label_smoothing, plan_.reduction);
   const double value = loss.item();
@@ -166,7 +167,8 @@ void Trainer::train_step() {
 void Trainer::report_lost_numbers(const Batch& batch, double loss) {
   ActivationWatch watching;
   // The same pass once more, watched: the weights are still those that gave this loss.
-  backward(cross_entropy(model_->forward(batch.images), batch.labels, plan_.label_smoothing, plan_.reduction));
+  backward(cross_entropy(model_->forward(batch.images.to(precision_)), batch.labels, plan_.label_smoothing,
+                         plan_.reduction));
   std::string table = fmt::format("\n  {:<24}  {:>18}  {:>16}", "layer", "largest activation", "largest gradient");
   for (const auto& [layer, largest] : watching.entries()) {
     double gradient = 0;
@@ -212,6 +214,7 @@ std::optional<MetricsRow> Trainer::evaluate_epoch() {
   EvaluateOptions how;
   how.tta = true;
   how.stop = [] { return signalled != 0; };
+  how.precision = precision_;
   const auto test = evaluate(*model_, data_.test, data_.normalisation, how);
   if (!test) return std::nullopt;
   if (held_out_.images) {
@@ -321,7 +324,7 @@ void Trainer::print_plan() const {
   fmt::print("model       {}{}, {} parameters\n", options_.model, attention, parameter_count(*model_));
   fmt::print("schedule    {} steps of {} images, {:g} epochs, seed {}\n", total_steps_, plan_.batch_size, plan_.epochs,
              options_.seed);
-  fmt::print("machine     {}, {} threads\n", processor_name(), thread_count());
+  fmt::print("machine     {}, {} threads, activations in {}\n", processor_name(), thread_count(), name(precision_));
   fmt::print("folder      {}{}\n", folder_.path(),
              state_.step > 0 ? fmt::format(", going on from step {}", state_.step) : "");
   std::fflush(stdout);

@@ -74,6 +74,7 @@ class Trainer {
   DataSets data_;
   ImageSet held_out_;
   RecipePlan plan_;
+  Dtype precision_ = Dtype::float32;  // of activations
   std::unique_ptr<Classifier> model_;
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<Recipe> recipe_;
