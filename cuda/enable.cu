@@ -5,6 +5,9 @@
 #include "cuda/context.h"
 #include "cuda/kernels.h"
 #include "cuda/memory.h"
+#include "layers/batchnorm_gelu.h"
+#include "layers/groupnorm.h"
+#include "layers/layernorm.h"
 #include "layers/linear.h"
 
 namespace dattn::cuda {
@@ -35,6 +38,32 @@ void enable() {
   linear_backward_data.set_cuda(linear_backward_data_cuda);
   linear_backward_weight.set_cuda(linear_backward_weight_cuda);
   bias_backward.set_cuda(bias_backward_cuda);
+
+  batchnorm_statistics.set_cuda(batchnorm_statistics_cuda);
+  batchnorm_update.set_cuda(batchnorm_update_cuda);
+  batchnorm_forward.set_cuda(batchnorm_forward_cuda);
+  batchnorm_backward_sums.set_cuda(batchnorm_backward_sums_cuda);
+  batchnorm_backward.set_cuda(batchnorm_backward_cuda);
+  batchnorm_backward_fixed.set_cuda(batchnorm_backward_fixed_cuda);
+  batchnorm_gelu_forward.set_cuda(batchnorm_gelu_forward_cuda);
+  batchnorm_gelu_backward_sums.set_cuda(batchnorm_gelu_backward_sums_cuda);
+  batchnorm_gelu_backward.set_cuda(batchnorm_gelu_backward_cuda);
+
+  layernorm_forward.set_cuda(layernorm_forward_cuda);
+  layernorm_backward.set_cuda(layernorm_backward_cuda);
+
+  groupnorm_forward.set_cuda(groupnorm_forward_cuda);
+  groupnorm_backward.set_cuda(groupnorm_backward_cuda);
+
+  max_pool2d_forward.set_cuda(max_pool2d_forward_cuda);
+  max_pool2d_backward.set_cuda(max_pool2d_backward_cuda);
+  avg_pool2d_forward.set_cuda(avg_pool2d_forward_cuda);
+  avg_pool2d_backward.set_cuda(avg_pool2d_backward_cuda);
+  global_avg_pool_forward.set_cuda(global_avg_pool_forward_cuda);
+  global_avg_pool_backward.set_cuda(global_avg_pool_backward_cuda);
+
+  cross_entropy_forward.set_cuda(cross_entropy_forward_cuda);
+  cross_entropy_backward.set_cuda(cross_entropy_backward_cuda);
 
   grid_sample_forward.set_cuda(grid_sample_forward_cuda);
   grid_sample_backward_x.set_cuda(grid_sample_backward_x_cuda);

@@ -9,6 +9,8 @@
 #include "layers/dattention_kernels.h"
 #include "layers/dropout.h"
 #include "layers/grid_sample.h"
+#include "layers/loss.h"
+#include "layers/pool2d.h"
 
 namespace dattn::cuda {
 
@@ -40,6 +42,53 @@ void linear_forward_cuda(const Tensor& x, const Tensor& w, const Tensor& b, Tens
 void linear_backward_data_cuda(const Tensor& dy, const Tensor& w, Tensor& dx);
 void linear_backward_weight_cuda(const Tensor& dy, const Tensor& x, Tensor& dw);
 void bias_backward_cuda(const Tensor& dy, Tensor& db);
+
+// --- batchnorm.cu: layers/batchnorm.h ---
+void batchnorm_statistics_cuda(const Tensor& x, Tensor& mean, Tensor& var);
+void batchnorm_update_cuda(const Tensor& mean, const Tensor& var, std::int64_t rows, double momentum,
+                           Tensor& running_mean, Tensor& running_var, Tensor& num_batches_tracked);
+void batchnorm_forward_cuda(const Tensor& x, const Tensor& mean, const Tensor& var, const Tensor& w, const Tensor& b,
+                            double eps, Tensor& y);
+void batchnorm_backward_sums_cuda(const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& var, double eps,
+                                  Tensor& sum_dy, Tensor& sum_dy_xhat);
+void batchnorm_backward_cuda(const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& var, const Tensor& w,
+                             double eps, const Tensor& sum_dy, const Tensor& sum_dy_xhat, Tensor& dx);
+void batchnorm_backward_fixed_cuda(const Tensor& dy, const Tensor& var, const Tensor& w, double eps, Tensor& dx);
+
+// --- batchnorm_gelu.cu: layers/batchnorm_gelu.h ---
+void batchnorm_gelu_forward_cuda(const Tensor& x, const Tensor& mean, const Tensor& var, const Tensor& w,
+                                 const Tensor& b, double eps, Tensor& y);
+void batchnorm_gelu_backward_sums_cuda(const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& var,
+                                       const Tensor& w, const Tensor& b, double eps, Tensor& sum_dz,
+                                       Tensor& sum_dz_xhat);
+void batchnorm_gelu_backward_cuda(const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& var,
+                                  const Tensor& w, const Tensor& b, double eps, const Tensor& sum_dz,
+                                  const Tensor& sum_dz_xhat, Tensor& dx);
+
+// --- layernorm.cu: layers/layernorm.h ---
+void layernorm_forward_cuda(const Tensor& x, const Tensor& w, const Tensor& b, double eps, Tensor& y);
+void layernorm_backward_cuda(const Tensor& dy, const Tensor& x, const Tensor& w, double eps, Tensor& dx, Tensor& dw,
+                             Tensor& db);
+
+// --- groupnorm.cu: layers/groupnorm.h ---
+void groupnorm_forward_cuda(const Tensor& x, const Tensor& w, const Tensor& b, double eps, Tensor& y, Tensor& mean,
+                            Tensor& s);
+void groupnorm_backward_cuda(const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& mean, const Tensor& s,
+                             Tensor& dx, Tensor& dw, Tensor& db);
+
+// --- pool2d.cu: layers/pool2d.h ---
+void max_pool2d_forward_cuda(const Tensor& x, PoolWindow window, Tensor& y, Tensor& taps);
+void max_pool2d_backward_cuda(const Tensor& dy, const Tensor& taps, PoolWindow window, Tensor& dx);
+void avg_pool2d_forward_cuda(const Tensor& x, PoolWindow window, Tensor& y);
+void avg_pool2d_backward_cuda(const Tensor& dy, PoolWindow window, Tensor& dx);
+void global_avg_pool_forward_cuda(const Tensor& x, Tensor& y);
+void global_avg_pool_backward_cuda(const Tensor& dy, Tensor& dx);
+
+// --- loss.cu: layers/loss.h ---
+void cross_entropy_forward_cuda(const Tensor& logits, const Tensor& targets, double label_smoothing,
+                                Reduction reduction, Tensor& loss);
+void cross_entropy_backward_cuda(const Tensor& dloss, const Tensor& logits, const Tensor& targets,
+                                 double label_smoothing, Reduction reduction, Tensor& dlogits);
 
 // --- grid_sample.cu: layers/grid_sample.h ---
 void grid_sample_forward_cuda(const Tensor& x, const Tensor& points, const GridSampleOptions& options, Tensor& y);
