@@ -6,6 +6,7 @@
 #include "cuda/kernels.h"
 #include "cuda/memory.h"
 #include "layers/batchnorm_gelu.h"
+#include "layers/conv2d_max_pool.h"
 #include "layers/groupnorm.h"
 #include "layers/layernorm.h"
 #include "layers/linear.h"
@@ -38,6 +39,12 @@ void enable() {
   linear_backward_data.set_cuda(linear_backward_data_cuda);
   linear_backward_weight.set_cuda(linear_backward_weight_cuda);
   bias_backward.set_cuda(bias_backward_cuda);
+
+  conv2d_forward.set_cuda(conv2d_forward_cuda);
+  conv2d_backward_data.set_cuda(conv2d_backward_data_cuda);
+  conv2d_backward_filter.set_cuda(conv2d_backward_filter_cuda);
+  conv2d_max_pool2_forward.set_cuda(conv2d_max_pool2_forward_cuda);
+  conv2d_max_pool2_backward.set_cuda(conv2d_max_pool2_backward_cuda);
 
   batchnorm_statistics.set_cuda(batchnorm_statistics_cuda);
   batchnorm_update.set_cuda(batchnorm_update_cuda);

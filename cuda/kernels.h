@@ -43,6 +43,15 @@ void linear_backward_data_cuda(const Tensor& dy, const Tensor& w, Tensor& dx);
 void linear_backward_weight_cuda(const Tensor& dy, const Tensor& x, Tensor& dw);
 void bias_backward_cuda(const Tensor& dy, Tensor& db);
 
+// --- conv2d.cu: layers/conv2d.h, layers/conv2d_max_pool.h ---
+void conv2d_forward_cuda(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& options, Tensor& y);
+void conv2d_backward_data_cuda(const Tensor& dy, const Tensor& w, const Conv2dOptions& options, Tensor& dx);
+void conv2d_backward_filter_cuda(const Tensor& dy, const Tensor& x, const Conv2dOptions& options, Tensor& dw);
+void conv2d_max_pool2_forward_cuda(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& options,
+                                   Tensor& y, Tensor& taps);
+void conv2d_max_pool2_backward_cuda(const Tensor& dy, const Tensor& taps, const Tensor& x, const Tensor& w,
+                                    const Conv2dOptions& options, Tensor& dx, Tensor& dw);
+
 // --- batchnorm.cu: layers/batchnorm.h ---
 void batchnorm_statistics_cuda(const Tensor& x, Tensor& mean, Tensor& var);
 void batchnorm_update_cuda(const Tensor& mean, const Tensor& var, std::int64_t rows, double momentum,

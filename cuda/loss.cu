@@ -9,18 +9,19 @@ namespace dattn::cuda {
 
 namespace {
 
-// The targets t before smoothing: classes, or distributions of type T.
-template <typename T>
+// The targets t before smoothing: classes, or distributions.
 struct Targets {
   const std::int64_t* classes = nullptr;
-  const T* distributions = nullptr;
-};
+  const float* distributions = nullptr;
 
-template <typename F>
-void dispatch_targets(const Tensor& targets, F&& f) {
-  if (targets.dtype() == Dtype::int64) return f(Targets<float>{targets.data<std::int64_t>(), nullptr});
-  dispatch_storage("cross_entropy", targets.dtype(), [&]<typename T>() { f(Targets<T>{nullptr, targets.data<T>()}); });
-}
+  explicit Targets(const Tensor& t) {
+    if (t.dtype() == Dtype::int64) {
+      classes = t.data<std::int64_t>();
+    } else {
+      distributions = t.data<float>();
+    }
+  }
+};
 
 template <typename Team, typename S>
 __device__ float largest(const Team& team, const S* z, std::int64_t classes) {
@@ -30,8 +31,8 @@ __device__ float largest(const Team& team, const S* z, std::int64_t classes) {
 }
 
 // losses [rows] = sum_c q_c (log sum_k exp s_k - s_c) with s = z - max z: no large numbers cancel.
-template <typename Team, typename S, typename T>
-__global__ void row_loss_kernel(const S* logits, Targets<T> targets, std::int64_t rows, std::int64_t classes,
+template <typename Team, typename S>
+__global__ void row_loss_kernel(const S* logits, Targets targets, std::int64_t rows, std::int64_t classes,
                                 float smoothing, float* losses) {
   const Team team;
   const std::int64_t row = team.row();
@@ -44,7 +45,7 @@ __global__ void row_loss_kernel(const S* logits, Targets<T> targets, std::int64_
     exponentials += expf(s);
     sum += s;
     if (targets.distributions == nullptr) continue;
-    const float t = load(targets.distributions + row * classes + c);
+    const float t = targets.distributions[row * classes + c];
     mass += t;
     hit = fmaf(t, s, hit);
   }
@@ -70,8 +71,8 @@ __global__ void total_loss_kernel(const float* losses, std::int64_t rows, float 
 }
 
 // dz_c = g (softmax(z)_c sum q - q_c)
-template <typename Team, typename S, typename T>
-__global__ void row_gradient_kernel(const float* dloss, const S* logits, Targets<T> targets, std::int64_t rows,
+template <typename Team, typename S>
+__global__ void row_gradient_kernel(const float* dloss, const S* logits, Targets targets, std::int64_t rows,
                                     std::int64_t classes, float smoothing, float factor, S* dlogits) {
   const Team team;
   const std::int64_t row = team.row();
@@ -81,7 +82,7 @@ __global__ void row_gradient_kernel(const float* dloss, const S* logits, Targets
   float exponentials = 0, mass = 0;
   for (std::int64_t c = team.index(); c < classes; c += Team::kSize) {
     exponentials += expf(load(z + c) - most);
-    if (targets.distributions != nullptr) mass += load(targets.distributions + row * classes + c);
+    if (targets.distributions != nullptr) mass += targets.distributions[row * classes + c];
   }
   exponentials = team.sum(exponentials), mass = team.sum(mass);
   std::int64_t target = -1;
@@ -92,7 +93,7 @@ __global__ void row_gradient_kernel(const float* dloss, const S* logits, Targets
   const float scale = g * ((1 - smoothing) * mass + smoothing) / exponentials;
   const float floor = g * smoothing / static_cast<float>(classes), weight = g * (1 - smoothing);
   for (std::int64_t c = team.index(); c < classes; c += Team::kSize) {
-    const float t = targets.distributions != nullptr ? load(targets.distributions + row * classes + c)
+    const float t = targets.distributions != nullptr ? targets.distributions[row * classes + c]
                     : c == target                    ? 1.0f
                                                      : 0.0f;
     store(dlogits + row * classes + c, fmaf(expf(load(z + c) - most), scale, -floor) - weight * t);
@@ -110,11 +111,9 @@ void cross_entropy_forward_cuda(const Tensor& logits, const Tensor& targets, dou
   const std::int64_t rows = logits.size(0), classes = logits.size(1);
   Scratch<float> losses(rows);
   dispatch_storage("cross_entropy", logits.dtype(), [&]<typename S>() {
-    dispatch_targets(targets, [&]<typename T>(const Targets<T>& t) {
-      dispatch_team(rows, classes, [&]<typename Team>(const Grid& grid) {
-        launch("cross_entropy_rows", row_loss_kernel<Team, S, T>, grid, logits.data<S>(), t, rows, classes,
-               static_cast<float>(label_smoothing), losses.data());
-      });
+    dispatch_team(rows, classes, [&]<typename Team>(const Grid& grid) {
+      launch("cross_entropy_rows", row_loss_kernel<Team, S>, grid, logits.data<S>(), Targets(targets), rows, classes,
+             static_cast<float>(label_smoothing), losses.data());
     });
   });
   launch("cross_entropy_forward", total_loss_kernel, {1, kThreads}, losses.data(), rows, row_factor(reduction, rows),
@@ -125,11 +124,10 @@ void cross_entropy_backward_cuda(const Tensor& dloss, const Tensor& logits, cons
                                  double label_smoothing, Reduction reduction, Tensor& dlogits) {
   const std::int64_t rows = logits.size(0), classes = logits.size(1);
   dispatch_storage("cross_entropy", logits.dtype(), [&]<typename S>() {
-    dispatch_targets(targets, [&]<typename T>(const Targets<T>& t) {
-      dispatch_team(rows, classes, [&]<typename Team>(const Grid& grid) {
-        launch("cross_entropy_backward", row_gradient_kernel<Team, S, T>, grid, dloss.data<float>(), logits.data<S>(),
-               t, rows, classes, static_cast<float>(label_smoothing), row_factor(reduction, rows), dlogits.data<S>());
-      });
+    dispatch_team(rows, classes, [&]<typename Team>(const Grid& grid) {
+      launch("cross_entropy_backward", row_gradient_kernel<Team, S>, grid, dloss.data<float>(), logits.data<S>(),
+             Targets(targets), rows, classes, static_cast<float>(label_smoothing), row_factor(reduction, rows),
+             dlogits.data<S>());
     });
   });
 }

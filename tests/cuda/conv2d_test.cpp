@@ -1,0 +1,84 @@
+// Convolutions on the device whose sizes take more than one tile, step and part, in both storage types, against the CPU
+// in float64.
+#include <gtest/gtest.h>
+
+#include "cuda/enable.h"
+#include "layers/conv2d_max_pool.h"
+#include "slots.h"
+
+namespace dattn::test {
+namespace {
+
+struct Case {
+  const char* name;
+  Shape x, w;
+  Conv2dOptions options{};
+};
+
+class CudaConv2d : public testing::TestWithParam<std::tuple<Case, Dtype>> {
+ protected:
+  void SetUp() override { cuda::enable(); }
+
+  const Case& c() const { return std::get<0>(GetParam()); }
+  Dtype dtype() const { return std::get<1>(GetParam()); }
+  Shape map() const {
+    return {c().x[0], conv2d_size(c().x[1], c().w[1], c().options), conv2d_size(c().x[2], c().w[2], c().options),
+            c().w[0]};
+  }
+  Tensor x() const { return rounded(normal(c().x, 1), dtype()); }
+  // Parameters are float32; bfloat16 products round them.
+  Tensor w() const { return rounded(normal(c().w, 2, 0.2), dtype()); }
+  Tensor b() const { return rounded(normal({c().w[0]}, 3), Dtype::float32); }
+  Tensor dy(const Shape& shape) const { return rounded(normal(shape, 4), dtype()); }
+  Tensor there(const Tensor& t) const { return on_device(t, dtype()); }
+};
+
+TEST_P(CudaConv2d, IsTheCpus) {
+  Tensor y = Tensor::empty(map(), Dtype::float64), dx = Tensor::empty(c().x, Dtype::float64), dw = w();
+  Tensor y_there = empty_on_device(map(), dtype()), dx_there = empty_on_device(c().x, dtype()),
+         dw_there = on_device(dw);
+  conv2d_forward(x(), w(), b(), c().options, y);
+  conv2d_forward(there(x()), on_device(w()), on_device(b()), c().options, y_there);
+  expect_near(y_there, y, float_bound(c().w.elements() / c().w[0]), "y");
+  conv2d_backward_data(dy(map()), w(), c().options, dx);
+  conv2d_backward_data(there(dy(map())), on_device(w()), c().options, dx_there);
+  expect_near(dx_there, dx, float_bound(c().w.elements() / c().w[3]), "dx");
+  conv2d_backward_filter(dy(map()), x(), c().options, dw);
+  conv2d_backward_filter(there(dy(map())), there(x()), c().options, dw_there);
+  expect_near(dw_there, dw, float_bound(map().rows()), "dw");
+}
+
+TEST_P(CudaConv2d, WithMaxPoolingIsTheCpus) {
+  if (map()[1] < 2 || map()[2] < 2) GTEST_SKIP() << "nothing to pool";
+  const Shape pooled{map()[0], map()[1] / 2, map()[2] / 2, map()[3]};
+  Tensor y = Tensor::empty(pooled, Dtype::float64), taps = Tensor::empty(pooled, Dtype::uint8);
+  Tensor dx = Tensor::empty(c().x, Dtype::float64), dw = w();
+  Tensor y_there = empty_on_device(pooled, dtype()), taps_there = empty_on_device(pooled, Dtype::uint8),
+         dx_there = empty_on_device(c().x, dtype()), dw_there = on_device(dw);
+  conv2d_max_pool2_forward(x(), w(), b(), c().options, y, taps);
+  conv2d_max_pool2_forward(there(x()), on_device(w()), on_device(b()), c().options, y_there, taps_there);
+  expect_near(y_there, y, float_bound(c().w.elements() / c().w[0]), "y");
+  EXPECT_TRUE(same_bits(taps_there.to(Device::cpu), taps));
+  conv2d_max_pool2_backward(dy(pooled), taps, x(), w(), c().options, dx, dw);
+  conv2d_max_pool2_backward(there(dy(pooled)), taps_there, there(x()), on_device(w()), c().options, dx_there, dw_there);
+  expect_near(dx_there, dx, float_bound(c().w.elements() / c().w[3]), "dx");
+  expect_near(dw_there, dw, float_bound(map().rows()), "dw");
+}
+
+std::string case_name(const testing::TestParamInfo<std::tuple<Case, Dtype>>& info) {
+  return std::string(std::get<0>(info.param).name) + "_" + name(std::get<1>(info.param));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Sizes, CudaConv2d,
+    testing::Combine(testing::ValuesIn({Case{"whole_chunks", {3, 11, 13, 24}, {72, 3, 3, 24}, {1, 1}},
+                                        Case{"padded_chunks", {2, 9, 10, 3}, {67, 3, 3, 3}, {1, 1}},
+                                        Case{"two_tiles_of_channels", {1, 5, 7, 40}, {136, 3, 3, 40}, {1, 1}},
+                                        Case{"stride", {2, 13, 11, 16}, {24, 3, 3, 16}, {2, 1}},
+                                        Case{"groups", {2, 9, 8, 24}, {16, 3, 2, 12}, {2, 2, 2, 2}},
+                                        Case{"many_pixels", {3, 21, 20, 8}, {8, 2, 2, 8}}}),
+                     testing::Values(Dtype::float32, Dtype::bfloat16)),
+    case_name);
+
+}  // namespace
+}  // namespace dattn::test
