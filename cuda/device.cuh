@@ -58,6 +58,13 @@ __device__ __forceinline__ std::uint32_t bfloat16_pair(float low, float high) {
   return static_cast<std::uint32_t>(__bfloat16_as_ushort(pair.y)) << 16 | __bfloat16_as_ushort(pair.x);
 }
 
+/// 2^x within two units in the last place, 0 where that is below the smallest normal number.
+__device__ __forceinline__ float fast_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // --- tensor cores (from sm_80 on; a device without them ends the kernel) ---
 
 __device__ __forceinline__ void mma_bfloat16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {

@@ -80,6 +80,8 @@ void enable() {
   depthwise_conv2d_backward_filter.set_cuda(depthwise_conv2d_backward_filter_cuda);
   dattention_positions_forward.set_cuda(dattention_positions_forward_cuda);
   dattention_positions_backward.set_cuda(dattention_positions_backward_cuda);
+  dattention_attend_forward.set_cuda(dattention_attend_forward_cuda);
+  dattention_attend_backward.set_cuda(dattention_attend_backward_cuda);
 }
 
 }  // namespace dattn::cuda

@@ -116,4 +116,12 @@ void dattention_positions_forward_cuda(const Tensor& offsets, double factor, Ten
 void dattention_positions_backward_cuda(const Tensor& dpositions, const Tensor& offsets, double factor,
                                         Tensor& doffsets);
 
+// --- dattention_forward.cu, dattention_backward.cu: layers/dattention_kernels.h ---
+void dattention_attend_forward_cuda(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& positions,
+                                    const DAttentionBias& bias, const DropoutMask& mask, Tensor& mix, Tensor& lse);
+void dattention_attend_backward_cuda(const Tensor& dmix, const Tensor& q, const Tensor& k, const Tensor& v,
+                                     const Tensor& positions, const DAttentionBias& bias, const DropoutMask& mask,
+                                     const Tensor& mix, const Tensor& lse, Tensor& dq, Tensor& dk, Tensor& dv,
+                                     Tensor& dpositions);
+
 }  // namespace dattn::cuda

@@ -168,6 +168,8 @@ inline std::uint32_t bfloat16_pair(float low, float high) {
   return static_cast<std::uint32_t>(bfloat16_bits(high)) << 16 | bfloat16_bits(low);
 }
 
+inline float fast_exp2(float x) { return x < -126 ? 0.0f : exp2f(x); }
+
 // --- tensor cores ---
 
 inline void mma_bfloat16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
