@@ -1,4 +1,5 @@
-// Every case of the table on the device: float32 against the CPU's float64, twice for the same bits, and accumulation.
+// Every case of the table on the device: float32 and bfloat16 against the CPU's float64, again for the same bits, and
+// accumulation.
 // A case that needs an operation without a CUDA side is skipped, with the operation's name.
 #include <gtest/gtest.h>
 
@@ -16,9 +17,13 @@ class CudaSuite : public testing::TestWithParam<OpCase> {
   void SetUp() override { cuda::enable(); }
   void TearDown() override { run_in_order(0); }
 
-  OpInstance on_device() const {
+  OpInstance on_device(Dtype dtype = Dtype::float32) const {
     OpInstance instance = GetParam().make();
-    to_float32(instance);
+    if (dtype == Dtype::bfloat16) {
+      to_bfloat16(instance);
+    } else {
+      to_float32(instance);
+    }
     move_to(instance, Device::cuda);
     return instance;
   }
@@ -39,6 +44,7 @@ class CudaSuite : public testing::TestWithParam<OpCase> {
   static void skip(const std::string& why) { GTEST_SKIP() << why; }
 };
 class Float : public CudaSuite {};
+class Bfloat16 : public CudaSuite {};
 class Repeat : public CudaSuite {};
 class Accumulate : public CudaSuite {};
 
@@ -49,15 +55,24 @@ TEST_P(Float, IsCloseToDouble) {
   if (got) expect_close(GetParam(), *got, run(here), float_bound(GetParam().reduction));
 }
 
+TEST_P(Bfloat16, IsCloseToDouble) {
+  OpInstance there = on_device(Dtype::bfloat16), here = GetParam().make();
+  round_to_bfloat16(here);
+  const auto got = run_on_device(there);
+  if (got) expect_close(GetParam(), *got, run(here), bfloat16_bound(GetParam()), GetParam().share);
+}
+
 TEST_P(Repeat, SameBitsAgainAndInAnotherOrder) {
-  std::optional<OpResults> first;
-  for (int i = 0; i < 3; ++i) {
-    run_in_order(i);
-    OpInstance instance = on_device();
-    const auto now = run_on_device(instance);
-    if (!now) return;
-    if (!first) first = now;
-    expect_same_bits(GetParam(), *now, *first, fmt::format("in run {}", i));
+  for (const Dtype dtype : {Dtype::float32, Dtype::bfloat16}) {
+    std::optional<OpResults> first;
+    for (int i = 0; i < 3; ++i) {
+      run_in_order(i);
+      OpInstance instance = on_device(dtype);
+      const auto now = run_on_device(instance);
+      if (!now) return;
+      if (!first) first = now;
+      expect_same_bits(GetParam(), *now, *first, fmt::format("in {}, run {}", name(dtype), i));
+    }
   }
 }
 
@@ -71,6 +86,7 @@ TEST_P(Accumulate, ParametersAddAndActivationsDoNot) {
 
 std::string case_name(const testing::TestParamInfo<OpCase>& info) { return info.param.name; }
 
+INSTANTIATE_TEST_SUITE_P(Cuda, Bfloat16, testing::ValuesIn(bfloat16_cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(Cuda, Float, testing::ValuesIn(op_cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(Cuda, Repeat, testing::ValuesIn(op_cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(Cuda, Accumulate, testing::ValuesIn(op_cases()), case_name);

@@ -29,8 +29,8 @@ struct Copies {
 Copies& copies() {
   static auto* all = new std::vector<Copies>(1024);
   Copies& mine = (*all)[static_cast<std::size_t>(running.index)];
-  if (mine.block != block_first_epoch()) {
-    mine.block = block_first_epoch();
+  if (mine.block != running.first_epoch) {
+    mine.block = running.first_epoch;
     mine.group = 0;
     mine.begun.clear();
   }

@@ -11,10 +11,6 @@ namespace dattn::emulation {
 /// Runs all blocks of a kernel now.
 void run_kernel(const char* kernel, Index3 blocks, Index3 threads, std::function<void()>& body);
 
-/// The number of the interval between two barriers that now runs, and of the first one of this block.
-std::uint32_t current_epoch();
-std::uint32_t block_first_epoch();
-
 /// Shared memory of the next kernel, and of its next block.
 void begin_kernel_memory(std::size_t dynamic_bytes);
 void begin_block_memory();

@@ -44,6 +44,7 @@ struct Block {
   const char* kernel = "";
   Index3 index, threads, blocks;
   std::function<void()>* body = nullptr;
+  std::vector<Index3> places;  // of all threads
   std::vector<Thread> all;
   std::vector<Warp> warps;
   std::deque<int> ready;
@@ -58,8 +59,6 @@ Fiber host;                   // the thread of the system
 Fiber* here = &host;          // the fiber that runs
 std::vector<Fiber*> resting;  // fibers without a thread
 bool reversed = false;
-std::uint32_t epoch = 1;        // counts intervals between barriers, over all blocks
-std::uint32_t first_epoch = 1;  // of the block that runs
 
 int count() { return static_cast<int>(block.all.size()); }
 
@@ -80,7 +79,7 @@ std::string place_text() { return fmt::format("kernel {}, block {}", block.kerne
 
 void become(int i) {
   running.index = i;
-  running.thread = index_of(i);
+  running.thread = block.places[static_cast<std::size_t>(i)];
   running.warp_turn = &block.warps[static_cast<std::size_t>(i / kWarp)].turn;
 }
 
@@ -188,7 +187,7 @@ void run_block(const Index3& index) {
   block.ended = block.at_barrier = 0;
   block.flag = block.any = false;
   block.failure = nullptr;
-  first_epoch = ++epoch;
+  running.first_epoch = ++running.epoch;
   begin_block_memory();
   leave();
   if (!block.failure) return;
@@ -209,7 +208,7 @@ void open_barrier() {
   }
   block.at_barrier = 0;
   block.any = std::exchange(block.flag, false);
-  ++epoch;
+  ++running.epoch;
 }
 
 WarpGroup& group_of(Warp& warp, unsigned mask) {
@@ -222,9 +221,6 @@ WarpGroup& group_of(Warp& warp, unsigned mask) {
 }
 
 }  // namespace
-
-std::uint32_t current_epoch() { return epoch; }
-std::uint32_t block_first_epoch() { return first_epoch; }
 
 void set_reversed(bool on) { reversed = on; }
 
@@ -240,6 +236,8 @@ void run_kernel(const char* kernel, Index3 blocks, Index3 threads, std::function
   block.body = &body;
   block.all.resize(std::size_t{threads.x} * threads.y * threads.z);
   block.warps.resize((block.all.size() + kWarp - 1) / kWarp);
+  block.places.resize(block.all.size());
+  for (int i = 0; i < count(); ++i) block.places[static_cast<std::size_t>(i)] = index_of(i);
   running.in_kernel = true;
   struct Leave {
     ~Leave() { running.in_kernel = false; }

@@ -46,10 +46,12 @@ void set_reversed(bool reversed);
 
 // --- what a running thread sees ---
 
-/// The thread that runs. `warp_turn` counts the __syncwarp of its warp.
+/// The thread that runs, and when: `epoch` counts the intervals between barriers over all blocks, `first_epoch` is that
+/// of this block, `warp_turn` counts the __syncwarp of its warp.
 struct Running {
   Index3 thread, block, threads, blocks;
   int index = 0;  ///< in the block
+  std::uint32_t epoch = 1, first_epoch = 1;
   const std::uint32_t* warp_turn = nullptr;
   bool in_kernel = false;
 };

@@ -146,7 +146,8 @@ Fiber* make_fiber(void (*entry)(Fiber&)) {
   static auto* all = new std::vector<std::unique_ptr<Fiber>>;  // never freed: threads run until the program ends
   Fiber* fiber = all->emplace_back(std::make_unique<Fiber>()).get();
   fiber->stack = static_cast<std::byte*>(memory) + page;
-  fiber->stack_bytes = kStackBytes;
+  // Stacks a power of two apart would share few lines of the cache: each ends a little earlier than the one before.
+  fiber->stack_bytes = kStackBytes - all->size() % 16 * 320;
   fiber->entry = entry;
   set_beginning(*fiber);
   return fiber;

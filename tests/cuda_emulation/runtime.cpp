@@ -36,7 +36,7 @@ constexpr bool kBlocksOfMalloc = true;  // AddressSanitizer sees the end of each
 constexpr bool kBlocksOfMalloc = false;
 #endif
 
-constexpr std::size_t kArenaBytes = std::size_t{1} << 34, kAlignment = 256, kPage = 4096;
+constexpr std::size_t kArenaBytes = std::size_t{1} << 34, kAlignment = 256, kHugePage = std::size_t{2} << 20;
 
 struct Memory {
   std::recursive_mutex mutex;  // one piece of work at a time
@@ -79,11 +79,12 @@ struct DeviceMemoryOpen {
 std::byte* find_place(std::size_t bytes) {
   Memory& m = memory();
   if (!m.arena) {
-    void* area = mmap(nullptr, kArenaBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* area = mmap(nullptr, kArenaBytes + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (area == MAP_FAILED) return nullptr;
-    m.arena = static_cast<std::byte*>(area);
+    m.arena = static_cast<std::byte*>(area) + kHugePage - reinterpret_cast<std::uintptr_t>(area) % kHugePage;
+    madvise(m.arena, kArenaBytes, MADV_HUGEPAGE);  // few pages are quick to protect
   }
-  const std::size_t step = bytes >= kPage ? kPage : kAlignment;
+  const std::size_t step = bytes >= kHugePage ? kHugePage : kAlignment;
   const auto round_up = [&](std::byte* p) {
     return m.arena + (static_cast<std::size_t>(p - m.arena) + step - 1) / step * step;
   };
@@ -225,8 +226,8 @@ cudaError_t cudaFree(void* block) {
   m.in_use -= found->second;
   if (kBlocksOfMalloc) {
     std::free(block);
-  } else if (found->second >= kPage) {  // gives pages back: blocks begin on pages of their own from this size on
-    madvise(block, found->second / kPage * kPage, MADV_DONTNEED);
+  } else if (found->second >= kHugePage) {  // gives pages back: blocks begin on pages of their own from this size on
+    madvise(block, found->second / kHugePage * kHugePage, MADV_DONTNEED);
   }
   m.blocks.erase(found);
   return cudaSuccess;

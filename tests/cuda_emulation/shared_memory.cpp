@@ -49,20 +49,20 @@ std::string thread_text(int thread) {
 }
 
 bool after_write(const Cell& cell, Access access) {
-  if (cell.write_epoch != current_epoch()) return true;
+  if (cell.write_epoch != running.epoch) return true;
   if (cell.writer == kAtomic) return access == Access::atomic;
   return ordered(cell.writer, cell.write_turn);
 }
 
 bool after_reads(const Cell& cell) {
-  if (cell.read_epoch != current_epoch()) return true;
+  if (cell.read_epoch != running.epoch) return true;
   if (cell.reader == kManyWarps) return false;
   if ((cell.reader & kOneWarp) == 0) return ordered(cell.reader, cell.read_turn);
   return (cell.reader & ~kOneWarp) == running.index / kWarp && cell.read_turn < *running.warp_turn;
 }
 
 void note_read(Cell& cell) {
-  const std::uint32_t now = current_epoch();
+  const std::uint32_t now = running.epoch;
   const auto self = static_cast<std::uint16_t>(running.index), warp = static_cast<std::uint16_t>(self / kWarp);
   if (cell.read_epoch != now) {
     cell.reader = self;
@@ -120,8 +120,13 @@ void note_access(const SharedArray& array, const std::byte* at, std::size_t byte
     fail_here("accesses {} at an address that is no multiple of its size", element(array, at, bytes));
   const auto offset = static_cast<std::size_t>(at - memory().bytes);
   Cell* const end = memory().cells.data() + (offset + bytes) / kCellBytes;
+  const auto self = static_cast<std::uint16_t>(running.index);
   for (Cell* cell = memory().cells.data() + offset / kCellBytes; cell < end; ++cell) {
-    const bool written = cell->write_epoch >= block_first_epoch();
+    // Nothing is new where this thread has read the element since the last barrier, as a write would have cleared that.
+    if (access == Access::read && cell->reader == self && cell->read_epoch == running.epoch &&
+        cell->read_turn == *running.warp_turn)
+      continue;
+    const bool written = cell->write_epoch >= running.first_epoch;
     if (access != Access::write && !written) fail_here("reads {}, which nobody has written", element(array, at, bytes));
     if (!after_write(*cell, access)) {
       fail_race(array, at, bytes, access == Access::read ? "reads" : "writes", thread_text(cell->writer));
@@ -132,9 +137,9 @@ void note_access(const SharedArray& array, const std::byte* at, std::size_t byte
     }
     if (!after_reads(*cell)) fail_race(array, at, bytes, "writes", thread_text(cell->reader));
     cell->read_epoch = 0;
-    cell->write_epoch = current_epoch();
+    cell->write_epoch = running.epoch;
     cell->write_turn = *running.warp_turn;
-    cell->writer = access == Access::atomic ? kAtomic : static_cast<std::uint16_t>(running.index);
+    cell->writer = access == Access::atomic ? kAtomic : self;
   }
 }
 
