@@ -59,7 +59,7 @@ TEST_P(Bfloat16, IsCloseToDouble) {
   OpInstance there = on_device(Dtype::bfloat16), here = GetParam().make();
   round_to_bfloat16(here);
   const auto got = run_on_device(there);
-  if (got) expect_close(GetParam(), *got, run(here), bfloat16_bound(GetParam()), GetParam().share);
+  if (got) expect_close(GetParam(), *got, run(here), bfloat16_bound(GetParam(), 2), GetParam().share);
 }
 
 TEST_P(Repeat, SameBitsAgainAndInAnotherOrder) {
