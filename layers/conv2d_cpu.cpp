@@ -11,6 +11,7 @@
 #include "core/simd.h"
 #include "layers/conv2d.h"
 #include "layers/conv2d_block-inl.h"
+#include "layers/conv2d_few_pixels.h"
 #include "layers/conv2d_taps.h"
 #include "layers/winograd.h"
 
@@ -154,13 +155,16 @@ class Convolution {
     parallel_for(G_ * panels_, 1, [&](std::int64_t i, std::int64_t) {
       const std::int64_t g = i / panels_, first = i % panels_ * columns_;
       T* to = filters_.data() + i * taps_ * Cs_ * columns_;
-      for (std::int64_t k = 0; k < taps_; ++k) {
-        for (std::int64_t s = 0; s < Cs_; ++s, to += columns_) {
-          for (std::int64_t j = 0; j < columns_; ++j) {
-            const std::int64_t t = first + j;
-            const std::int64_t from =
-                gradient ? ((g * Cs_ + s) * taps_ + taps_ - 1 - k) * Ct_ + t : ((g * Ct_ + t) * taps_ + k) * Cs_ + s;
-            to[j] = t < Ct_ ? w[from] : T(0);
+      const std::int64_t width = std::min(columns_, Ct_ - first);
+      if (width < columns_) std::fill_n(to, taps_ * Cs_ * columns_, T(0));
+      for (std::int64_t k = 0; k < taps_; ++k, to += Cs_ * columns_) {
+        if (gradient) {
+          const T* from = w + (g * Cs_ * taps_ + taps_ - 1 - k) * Ct_ + first;
+          for (std::int64_t s = 0; s < Cs_; ++s) std::copy_n(from + s * taps_ * Ct_, width, to + s * columns_);
+        } else {
+          const T* from = w + ((g * Ct_ + first) * taps_ + k) * Cs_;
+          for (std::int64_t j = 0; j < width; ++j) {
+            for (std::int64_t s = 0; s < Cs_; ++s) to[s * columns_ + j] = from[j * taps_ * Cs_ + s];
           }
         }
       }
@@ -255,6 +259,7 @@ namespace {
 HWY_EXPORT(Conv2dForward);
 HWY_EXPORT(Conv2dBackwardData);
 void direct_forward(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y) {
+  if (few_pixels_suit(w, o, y.shape())) return few_pixels_forward(x, w, b, o, y);
   HWY_DYNAMIC_DISPATCH(Conv2dForward)(x, w, b, o, y);
 }
 void direct_backward_data(const Tensor& dy, const Tensor& w, const Conv2dOptions& o, Tensor& dx) {

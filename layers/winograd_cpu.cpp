@@ -49,35 +49,64 @@ class Winograd {
 
   // filters_ [panel][place][source channel][columns] = G w G'; channels beyond the last are zero.
   void pack_filters(const Tensor& w) {
-    if (target_.C % columns_ != 0) {
-      std::fill_n(filters_.data() + (panels_ - 1) * panel_size(), panel_size(), 0.0f);
-    }
     const std::int64_t O = w.size(0), C = w.size(3);
+    const float* pw = w.data<float>();
+    if (!gradient_) {
+      parallel_for(panels_, 1, [&](std::int64_t panel, std::int64_t) HWY_ATTR { pack_panel(pw, O, C, panel); });
+      return;
+    }
+    if (C % columns_ != 0) std::fill_n(filters_.data() + (panels_ - 1) * panel_size(), panel_size(), 0.0f);
     parallel_for(O, columns_, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-      for (std::int64_t out = begin; out < end; ++out) pack_filter(w.data<float>() + out * kTaps * kTaps * C, out, C);
+      for (std::int64_t out = begin; out < end; ++out) pack_flipped(pw + out * kTaps * kTaps * C, out, C);
     });
   }
 
-  void pack_filter(const float* w, std::int64_t out, std::int64_t C) {
-    const std::int64_t step = gradient_ ? 1 : columns_;
-    for_channels(Wide<float>(), 0, C, [&](auto d, std::int64_t c) HWY_ATTR {
-      hn::Vec<decltype(d)> taps[kTaps][kTaps], u[kIn][kIn];
-      for (int k = 0; k < kTaps * kTaps; ++k) {
-        const int from = gradient_ ? kTaps * kTaps - 1 - k : k;
-        taps[k / kTaps][k % kTaps] = hn::LoadU(d, w + from * C + c);
-      }
-      transform<FilterTransform>(d, taps, u);
-      const std::int64_t source = gradient_ ? out : c;
-      const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-      HWY_ALIGN float values[HWY_MAX_BYTES / sizeof(float)];
-      for (int i = 0; i < kPlaces; ++i) {
-        hn::Store(u[i / kIn][i % kIn], d, values);
-        for (std::int64_t l = 0; l < lanes; ++l) {
-          const std::int64_t target = gradient_ ? c + l : out;
-          float* place = filters_.data() + target / columns_ * panel_size() + (i * source_.C + source) * columns_;
-          place[gradient_ ? target % columns_ : l * step + target % columns_] = values[l];
+  HWY_INLINE float* packed(std::int64_t target, int place, std::int64_t source) {
+    return filters_.data() + target / columns_ * panel_size() + (place * source_.C + source) * columns_ +
+           target % columns_;
+  }
+
+  template <class D, class V = hn::Vec<D>>
+  HWY_INLINE void store_places(D d, const V (&taps)[kTaps][kTaps], std::int64_t target, std::int64_t source) {
+    V u[kIn][kIn];
+    transform<FilterTransform>(d, taps, u);
+    for (int i = 0; i < kPlaces; ++i) hn::StoreU(u[i / kIn][i % kIn], d, packed(target, i, source));
+  }
+
+  // The filters of one panel of outputs: a few input channels at a time are turned over, so that vectors run along the
+  // outputs.
+  void pack_panel(const float* w, std::int64_t O, std::int64_t C, std::int64_t panel) {
+    constexpr std::int64_t kChannels = 16, kSquare = kTaps * kTaps;
+    const std::int64_t first = panel * columns_, outputs = std::min(columns_, O - first);
+    Scratch<float> turned(static_cast<std::size_t>(kSquare * kChannels * columns_));  // [tap][channel][column]
+    std::fill_n(turned.data(), turned.size(), 0.0f);
+    for (std::int64_t c0 = 0; c0 < C; c0 += kChannels) {
+      const std::int64_t channels = std::min(kChannels, C - c0);
+      for (std::int64_t out = 0; out < outputs; ++out) {
+        for (std::int64_t k = 0; k < kSquare; ++k) {
+          const float* from = w + ((first + out) * kSquare + k) * C + c0;
+          float* to = turned.data() + k * kChannels * columns_ + out;
+          for (std::int64_t c = 0; c < channels; ++c) to[c * columns_] = from[c];
         }
       }
+      for (std::int64_t c = 0; c < channels; ++c) {
+        for_lanes<float>(columns_, [&](auto d, std::int64_t out) HWY_ATTR {
+          hn::Vec<decltype(d)> taps[kTaps][kTaps];
+          for (int k = 0; k < kSquare; ++k)
+            taps[k / kTaps][k % kTaps] = hn::LoadU(d, turned.data() + (k * kChannels + c) * columns_ + out);
+          store_places(d, taps, first + out, c0 + c);
+        });
+      }
+    }
+  }
+
+  // One filter, flipped, whose input channels are the outputs of the data gradient.
+  void pack_flipped(const float* w, std::int64_t source, std::int64_t C) {
+    for_channels(Wide<float>(), 0, C, [&](auto d, std::int64_t c) HWY_ATTR {
+      hn::Vec<decltype(d)> taps[kTaps][kTaps];
+      for (int k = 0; k < kTaps * kTaps; ++k)
+        taps[k / kTaps][k % kTaps] = hn::LoadU(d, w + (kTaps * kTaps - 1 - k) * C + c);
+      store_places(d, taps, c, source);
     });
   }
 

@@ -58,6 +58,8 @@ TEST(Conv2d, IsItsDefinition) {
   expect_definition({2, 7, 9, 5}, {5, 3, 2, 1}, {2, 2, 2, 5});
   expect_definition({1, 17, 33, 24}, {40, 3, 3, 24}, {1, 1});
   expect_definition({5, 7, 7, 33}, {65, 3, 3, 33}, {1, 1});
+  expect_definition({1, 7, 6, 40}, {61, 3, 3, 40}, {1, 1});  // few pixels, many weights
+  expect_definition({2, 9, 8, 35}, {53, 3, 3, 35}, {2, 2, 2});
   expect_definition({1, 33, 31, 3}, {24, 2, 2, 3}, {});
 }
 
