@@ -1,0 +1,315 @@
+// CPU kernels of 3x3 convolutions by tiles. A frame is a few images [H,W,C] one after the other, each row with a zero
+// pixel behind it and each image with a row of zeros behind it: then the pixel that tap (i, j) meets lies a fixed
+// distance (i - 1)(W + 1) + j - 1 from the output's, across all borders, and 16 pixels in a row are the rows of a tile.
+#include "layers/conv2d_tiles.h"
+
+#include <algorithm>
+
+#include "core/memory.h"
+#include "core/parallel.h"
+#include "core/tile_block.h"
+
+namespace dattn {
+
+namespace {
+
+constexpr std::int64_t kTaps = 9, kPanel = 2 * kTileSide;
+constexpr std::int64_t kFramePixels = 512;  // of a frame, at least, where there are so many
+
+std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
+
+// Sizes of maps [N,H,W] and of their frames.
+struct Frames {
+  std::int64_t N, H, W, row, image, images,
+      count;  // row: pixels from a row to the next; image: from an image to the next
+
+  explicit Frames(const Tensor& maps) : Frames(maps.size(0), maps.size(1), maps.size(2)) {}
+  Frames(std::int64_t n, std::int64_t height, std::int64_t width)
+      : N(n),
+        H(height),
+        W(width),
+        row(W + 1),
+        image((H + 1) * row),
+        images(std::clamp<std::int64_t>(kFramePixels / image, 1, std::max<std::int64_t>(1, N))),
+        count(tile_count(N, images)) {}
+
+  std::int64_t pixels() const { return round_up(images * image, kPanel); }
+  /// Zeros before the first image: a row and a pixel, in whole pairs.
+  std::int64_t lead() const { return round_up(row + 1, 2); }
+  std::int64_t all_pixels() const { return lead() + pixels() + round_up(row + 3, kPanel); }
+  std::int64_t tap(std::int64_t k) const { return lead() + (k / 3 - 1) * row + k % 3 - 1; }
+  std::int64_t last_image(std::int64_t frame) const { return std::min(N, (frame + 1) * images); }
+};
+
+// --- images into frames ---
+
+// Images as they are.
+struct PlainImages {
+  const Tensor& x;  // [N,H,W,C]
+
+  void fill(const Frames& f, std::int64_t n, std::int64_t depth, bfloat16* frame) const {
+    const std::int64_t C = x.size(3);
+    const bfloat16* from = x.data<bfloat16>() + n * f.H * f.W * C;
+    for (std::int64_t h = 0; h < f.H; ++h) {
+      for (std::int64_t w = 0; w < f.W; ++w) std::copy_n(from + (h * f.W + w) * C, C, frame + (h * f.row + w) * depth);
+    }
+  }
+};
+
+// Gradients of pooled images, each at the place of its maximum.
+struct PooledImages {
+  const Tensor &dy, &taps;  // [N,H/2,W/2,C]
+
+  void fill(const Frames& f, std::int64_t n, std::int64_t depth, bfloat16* frame) const {
+    const std::int64_t H = dy.size(1), W = dy.size(2), C = dy.size(3);
+    const bfloat16* from = dy.data<bfloat16>() + n * H * W * C;
+    const std::uint8_t* tap = taps.data<std::uint8_t>() + n * H * W * C;
+    for (std::int64_t i = 0; i < H * W * C; ++i) {
+      const std::int64_t h = 2 * (i / C / W) + tap[i] / 2, w = 2 * (i / C % W) + tap[i] % 2;
+      frame[(h * f.row + w) * depth + i % C] = from[i];
+    }
+  }
+};
+
+// The images of one frame; what is no pixel is zero. `depth`: room for channels.
+template <class Images>
+void fill_frame(const Images& images, const Frames& f, std::int64_t frame, std::int64_t depth, bfloat16* pixels) {
+  std::fill_n(pixels, f.all_pixels() * depth, bfloat16());
+  for (std::int64_t n = frame * f.images; n < f.last_image(frame); ++n) {
+    images.fill(f, n, depth, pixels + (f.lead() + n % f.images * f.image) * depth);
+  }
+}
+
+// --- sums into images ---
+
+// Image n of y [N,H,W,C] from sums [pixels of the image][depth] and a bias [C], or null.
+struct PlainResult {
+  Tensor& y;
+
+  void store(const Frames& f, std::int64_t n, const float* sums, std::int64_t depth, const float* b) const {
+    const std::int64_t C = y.size(3);
+    bfloat16* to = y.data<bfloat16>() + n * f.H * f.W * C;
+    for (std::int64_t h = 0; h < f.H; ++h) {
+      for (std::int64_t w = 0; w < f.W; ++w, to += C) {
+        const float* from = sums + (h * f.row + w) * depth;
+        for (std::int64_t c = 0; c < C; ++c) to[c] = bfloat16(b ? from[c] + b[c] : from[c]);
+      }
+    }
+  }
+};
+
+// The same, pooled: y and taps [N,H/2,W/2,C].
+struct PooledResult {
+  Tensor &y, &taps;
+
+  void store(const Frames& f, std::int64_t n, const float* sums, std::int64_t depth, const float* b) const {
+    const std::int64_t H = y.size(1), W = y.size(2), C = y.size(3);
+    bfloat16* to = y.data<bfloat16>() + n * H * W * C;
+    std::uint8_t* tap = taps.data<std::uint8_t>() + n * H * W * C;
+    for (std::int64_t i = 0; i < H * W * C; ++i) {
+      const std::int64_t c = i % C;
+      const float* window = sums + (2 * (i / C / W) * f.row + 2 * (i / C % W)) * depth + c;
+      float best = window[0];
+      tap[i] = 0;
+      for (std::uint8_t k = 1; k < 4; ++k) {
+        const float v = window[(k / 2 * f.row + k % 2) * depth];
+        if (v > best || v != v) best = v, tap[i] = k;  // the first of equal values stays, and NaN
+      }
+      to[i] = bfloat16(b ? best + b[c] : best);
+    }
+  }
+};
+
+// --- forward and data gradient ---
+
+// Filters as tiles of B: [panel of 32 targets][tap][step of 32 sources][2 column tiles][16 pairs][16][2]; zeros beyond
+// the last channel. For the data gradient the kernel is flipped and its channels are exchanged.
+class PackedFilters {
+ public:
+  PackedFilters(const Tensor& w, bool gradient, std::int64_t sources, std::int64_t targets)
+      : depth_(round_up(sources, kTileDepth)),
+        panels_(tile_count(targets, kPanel)),
+        data_(static_cast<std::size_t>(panels_ * panel_size())) {
+    const float* from = w.data<float>();
+    parallel_for(panels_, 1, [&](std::int64_t panel, std::int64_t) {
+      bfloat16* to = data_.data() + panel * panel_size();
+      for (std::int64_t k = 0; k < kTaps; ++k) {
+        for (std::int64_t s = 0; s < depth_; ++s) {
+          for (std::int64_t j = 0; j < kPanel; ++j) {
+            const std::int64_t t = panel * kPanel + j;
+            const std::int64_t at =
+                gradient ? (s * kTaps + kTaps - 1 - k) * targets + t : (t * kTaps + k) * sources + s;
+            to[k * depth_ * kPanel + place(s, j)] = bfloat16(s < sources && t < targets ? from[at] : 0.0f);
+          }
+        }
+      }
+    });
+  }
+
+  std::int64_t panels() const { return panels_; }
+  std::int64_t steps() const { return kTaps * depth_ / kTileDepth; }
+  const bfloat16* panel(std::int64_t i) { return data_.data() + i * panel_size(); }
+
+ private:
+  std::int64_t panel_size() const { return kTaps * depth_ * kPanel; }
+  // Of source s and column j within a tap.
+  static std::int64_t place(std::int64_t s, std::int64_t j) {
+    const std::int64_t step = s / kTileDepth, tile = j / kTileSide;
+    return ((step * 2 + tile) * kTileSide + s % kTileDepth / 2) * kTileDepth + j % kTileSide * 2 + s % 2;
+  }
+
+  std::int64_t depth_, panels_;
+  Scratch<bfloat16> data_;
+};
+
+template <class Images, class Result>
+void convolve(const Images& images, const Frames& f, const Tensor& w, const Tensor& b, bool gradient,
+              const Result& result) {
+  const std::int64_t sources = w.size(gradient ? 0 : 3), targets = w.size(gradient ? 3 : 0);
+  const std::int64_t depth = round_up(sources, kTileDepth), width = round_up(targets, kPanel);
+  PackedFilters filters(w, gradient, sources, targets);
+  Scratch<std::int64_t> offsets(static_cast<std::size_t>(filters.steps()));
+  for (std::int64_t s = 0; s < filters.steps(); ++s) {
+    const std::int64_t steps_of_tap = depth / kTileDepth;
+    offsets.data()[s] = f.tap(s / steps_of_tap) * depth + s % steps_of_tap * kTileDepth;
+  }
+  const TileBlockFunction multiply = tile_block();
+  parallel_for(f.count, 1, [&](std::int64_t frame, std::int64_t) {
+    Scratch<bfloat16> pixels(static_cast<std::size_t>(f.all_pixels() * depth));
+    Scratch<float> sums(static_cast<std::size_t>(f.pixels() * width));
+    fill_frame(images, f, frame, depth, pixels.data());
+    for (std::int64_t panel = 0; panel < filters.panels(); ++panel) {
+      for (std::int64_t p = 0; p < f.pixels(); p += kPanel) {
+        multiply({2, 2, pixels.data() + p * depth, depth, offsets.data(), filters.panel(panel), kTileDepth,
+                  kTileSide * kTileDepth, 2 * kTileSide * kTileDepth, filters.steps(),
+                  sums.data() + p * width + panel * kPanel, width, false});
+      }
+    }
+    for (std::int64_t n = frame * f.images; n < f.last_image(frame); ++n)
+      result.store(f, n, sums.data() + n % f.images * f.image * width, width, b ? b.data<float>() : nullptr);
+  });
+}
+
+// --- filter gradient ---
+
+// Rows 2i + first and 2i + 1 + first of a frame, element by element: tiles of B whose sum runs over pixels.
+void interleave(const bfloat16* pixels, std::int64_t first, std::int64_t pairs, std::int64_t depth, bfloat16* to) {
+  for (std::int64_t i = 0; i < pairs; ++i, to += 2 * depth) {
+    const bfloat16 *even = pixels + (2 * i + first) * depth, *odd = even + depth;
+    for (std::int64_t c = 0; c < depth; ++c) to[2 * c] = even[c], to[2 * c + 1] = odd[c];
+  }
+}
+
+// to [depth][count] from [count][depth], by squares.
+void transpose(const bfloat16* from, std::int64_t count, std::int64_t depth, bfloat16* to) {
+  for (std::int64_t p = 0; p < count; p += kTileSide) {
+    for (std::int64_t c = 0; c < depth; ++c) {
+      for (std::int64_t i = 0; i < kTileSide; ++i) to[c * count + p + i] = from[(p + i) * depth + c];
+    }
+  }
+}
+
+// dw [O,3,3,C] += the sum over pixels of dy [pixel, o] x [pixel + tap, c]: frames in a fixed number of parts, each with
+// a sum [tap][o][c] of its own.
+template <class Gradients>
+class FilterGradient {
+ public:
+  FilterGradient(const Gradients& dy, std::int64_t outputs, const Tensor& x, Tensor& dw)
+      : f_(x),
+        dy_(dy),
+        x_{x},
+        O_(outputs),
+        C_(x.size(3)),
+        rows_(round_up(O_, kPanel)),
+        depth_(round_up(C_, kPanel)),
+        part_(tile_count(f_.count, kParts)),
+        dw_(dw.data<float>()) {}
+
+  void run() const {
+    const std::int64_t parts = tile_count(f_.count, part_);
+    Scratch<float> sums(static_cast<std::size_t>(parts * sum_size()));
+    parallel_for(f_.count, part_, [&](std::int64_t begin, std::int64_t end) {
+      float* sum = sums.data() + begin / part_ * sum_size();
+      std::fill_n(sum, sum_size(), 0.0f);
+      for (std::int64_t frame = begin; frame < end; ++frame) add_frame(frame, sum);
+    });
+    parallel_for(O_, 8, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin * kTaps; i < end * kTaps; ++i) {
+        const float* first = sums.data() + (i % kTaps * rows_ + i / kTaps) * depth_;
+        for (std::int64_t c = 0; c < C_; ++c) {
+          float sum = 0;
+          for (std::int64_t p = 0; p < parts; ++p) sum += first[p * sum_size() + c];
+          dw_[i * C_ + c] += sum;
+        }
+      }
+    });
+  }
+
+ private:
+  static constexpr std::int64_t kParts = 16;
+
+  std::int64_t sum_size() const { return kTaps * rows_ * depth_; }
+
+  void add_frame(std::int64_t frame, float* sum) const {
+    const std::int64_t pixels = f_.pixels(), pairs = (f_.all_pixels() - 2) / 2;
+    Scratch<bfloat16> source(static_cast<std::size_t>(f_.all_pixels() * std::max(depth_, rows_)));
+    Scratch<bfloat16> dy(static_cast<std::size_t>(rows_ * pixels));
+    Scratch<bfloat16> x(
+        static_cast<std::size_t>(2 * pairs * 2 * depth_));  // from an even pixel on, and from an odd one
+    fill_frame(dy_, f_, frame, rows_, source.data());
+    transpose(source.data() + f_.lead() * rows_, pixels, rows_, dy.data());
+    fill_frame(x_, f_, frame, depth_, source.data());
+    interleave(source.data(), 0, pairs, depth_, x.data());
+    interleave(source.data(), 1, pairs, depth_, x.data() + pairs * 2 * depth_);
+    Scratch<std::int64_t> offsets(static_cast<std::size_t>(pixels / kTileDepth));
+    for (std::int64_t s = 0; s < pixels / kTileDepth; ++s) offsets.data()[s] = s * kTileDepth;
+    const TileBlockFunction multiply = tile_block();
+    for (std::int64_t k = 0; k < kTaps; ++k) {
+      const std::int64_t first = f_.tap(k);
+      const bfloat16* b = x.data() + (first % 2 * pairs + first / 2) * 2 * depth_;
+      for (std::int64_t c = 0; c < depth_; c += kPanel) {
+        for (std::int64_t o = 0; o < rows_; o += kPanel) {
+          multiply({2, 2, dy.data() + o * pixels, pixels, offsets.data(), b + 2 * c, 2 * depth_, kTileDepth,
+                    kTileSide * 2 * depth_, pixels / kTileDepth, sum + (k * rows_ + o) * depth_ + c, depth_, true});
+        }
+      }
+    }
+  }
+
+  const Frames f_;
+  const Gradients dy_;
+  const PlainImages x_;
+  const std::int64_t O_, C_, rows_, depth_, part_;
+  float* dw_;
+};
+
+}  // namespace
+
+bool tiles_suit(const Tensor& images, const Tensor& w, const Conv2dOptions& o) {
+  constexpr std::int64_t kLeastChannels = 16;
+  return images.dtype() == Dtype::bfloat16 && w.size(1) == 3 && w.size(2) == 3 && o.stride == 1 && o.padding == 1 &&
+         o.dilation == 1 && o.groups == 1 && std::min(w.size(0), w.size(3)) >= kLeastChannels &&
+         images.elements() > 0 && tile_block() != nullptr;
+}
+
+void tiles_forward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y) {
+  convolve(PlainImages{x}, Frames(x), w, b, false, PlainResult{y});
+}
+void tiles_backward_data(const Tensor& dy, const Tensor& w, Tensor& dx) {
+  convolve(PlainImages{dy}, Frames(dx), w, Tensor(), true, PlainResult{dx});
+}
+void tiles_backward_filter(const Tensor& dy, const Tensor& x, Tensor& dw) {
+  FilterGradient(PlainImages{dy}, dy.size(3), x, dw).run();
+}
+
+void tiles_pool_forward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y, Tensor& taps) {
+  convolve(PlainImages{x}, Frames(x), w, b, false, PooledResult{y, taps});
+}
+void tiles_pool_backward_data(const Tensor& dy, const Tensor& taps, const Tensor& w, Tensor& dx) {
+  convolve(PooledImages{dy, taps}, Frames(dx), w, Tensor(), true, PlainResult{dx});
+}
+void tiles_pool_backward_filter(const Tensor& dy, const Tensor& taps, const Tensor& x, Tensor& dw) {
+  FilterGradient(PooledImages{dy, taps}, dy.size(3), x, dw).run();
+}
+
+}  // namespace dattn
