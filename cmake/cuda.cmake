@@ -3,6 +3,8 @@
 set(DATTN_CUDA AUTO CACHE STRING "CUDA kernels: ON, OFF, or AUTO (where both nvcc and an NVIDIA driver are found)")
 set_property(CACHE DATTN_CUDA PROPERTY STRINGS AUTO ON OFF)
 
+option(DATTN_CUDNN "Convolutions by cuDNN where it is found, and by own kernels elsewhere" ON)
+
 set(DATTN_CUDA_BUILT OFF)
 if(DATTN_CUDA AND NOT DATTN_SANITIZE)
   find_program(DATTN_NVCC nvcc HINTS $ENV{CUDACXX} $ENV{CUDA_PATH}/bin /usr/local/cuda/bin)
@@ -38,7 +40,21 @@ function(dattn_cuda_room)
     return()
   endif()
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cuda/*.cu)
-  dattn_room(cuda SOURCES ${sources} DEPENDS dattn_layers dattn_optim dattn_datasets CUDA::cudart_static CUDA::cublasLt)
+  if(DATTN_CUDNN)
+    find_path(DATTN_CUDNN_INCLUDE cudnn_graph.h HINTS ${CUDAToolkit_INCLUDE_DIRS})  # from version 9 on
+    find_library(DATTN_CUDNN_LIBRARY cudnn HINTS ${CUDAToolkit_LIBRARY_DIR})
+  endif()
+  if(DATTN_CUDNN AND DATTN_CUDNN_INCLUDE AND DATTN_CUDNN_LIBRARY)
+    list(REMOVE_ITEM sources ${PROJECT_SOURCE_DIR}/cuda/conv2d_no_cudnn.cu)
+    set(cudnn ${DATTN_CUDNN_LIBRARY})
+  else()
+    message(STATUS "CUDA: without cuDNN, all convolutions are by own kernels")
+    list(REMOVE_ITEM sources ${PROJECT_SOURCE_DIR}/cuda/conv2d_cudnn.cu)
+  endif()
+  dattn_room(cuda SOURCES ${sources} DEPENDS dattn_layers dattn_optim dattn_datasets CUDA::cudart_static CUDA::cublasLt ${cudnn})
+  if(cudnn)
+    target_include_directories(dattn_cuda SYSTEM PRIVATE ${DATTN_CUDNN_INCLUDE})
+  endif()
   # {fmt} 9 holds nvcc for a compiler without constexpr.
   target_compile_definitions(dattn_cuda PRIVATE FMT_USE_CONSTEXPR=1)
   # Warning 3189: nvcc looks twice at a variable named `module`.

@@ -6,8 +6,10 @@
 #include <limits>
 #include <optional>
 
+#include "cuda/conv2d_cudnn.h"
 #include "cuda/conv2d_filter.cuh"
 #include "cuda/conv2d_gather.cuh"
+#include "cuda/gemm.h"
 #include "cuda/kernels.h"
 
 namespace dattn::cuda {
@@ -187,15 +189,42 @@ void backward_filter(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, 
                      dw.size(1) * dw.size(2), O, I, targets.channels(), sources.channels(), dw.data<float>()});
 }
 
+// --- cuDNN ---
+
+bool at_chunk(const Tensor& x) { return reinterpret_cast<std::uintptr_t>(x.raw()) % 16 == 0; }
+
+// The library's plan for bfloat16 images whose channels fill chunks; null where the kernels above do the work.
+const cudnn::Plan* cudnn_plan(cudnn::Direction direction, const Tensor& x, const Tensor& w, const Tensor& y,
+                              const Conv2dOptions& o) {
+  constexpr int kWhole = kChunk<bfloat16>;
+  const bool suits = cudnn::enabled() && x.dtype() == Dtype::bfloat16 && o.groups == 1 && w.size(0) % kWhole == 0 &&
+                     w.size(3) % kWhole == 0 && at_chunk(x) && at_chunk(y) && x.elements() > 0;
+  if (!suits) return nullptr;
+  return cudnn::find_plan({direction, x.size(0), x.size(1), x.size(2), x.size(3), w.size(0), w.size(1), w.size(2),
+                           y.size(1), y.size(2), o.stride, o.padding, o.dilation});
+}
+
+struct AddRounded {
+  const bfloat16* from;
+  float* to;
+  __device__ void operator()(std::int64_t i) const { to[i] += load(from + i); }
+};
+
 }  // namespace
 
 void conv2d_forward_cuda(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& options, Tensor& y) {
+  if (const auto* plan = b ? nullptr : cudnn_plan(cudnn::Direction::forward, x, w, y, options)) {
+    return cudnn::run(*plan, x.raw(), Converted(w, Dtype::bfloat16).data(), y.raw());
+  }
   dispatch_storage("conv2d", x.dtype(), [&]<typename S>() {
     gather<S>("conv2d_forward", x, w, b, options, ConvolutionTaps::forward(options), false, y, y.shape(), nullptr);
   });
 }
 
 void conv2d_backward_data_cuda(const Tensor& dy, const Tensor& w, const Conv2dOptions& options, Tensor& dx) {
+  if (const auto* plan = cudnn_plan(cudnn::Direction::data, dx, w, dy, options)) {
+    return cudnn::run(*plan, dx.raw(), Converted(w, Dtype::bfloat16).data(), dy.raw());
+  }
   dispatch_storage("conv2d", dy.dtype(), [&]<typename S>() {
     gather<S>("conv2d_backward_data", dy, w, Tensor(), options, ConvolutionTaps::backward(options), true, dx,
               dx.shape(), nullptr);
@@ -203,6 +232,11 @@ void conv2d_backward_data_cuda(const Tensor& dy, const Tensor& w, const Conv2dOp
 }
 
 void conv2d_backward_filter_cuda(const Tensor& dy, const Tensor& x, const Conv2dOptions& options, Tensor& dw) {
+  if (const auto* plan = cudnn_plan(cudnn::Direction::filter, x, dw, dy, options)) {
+    Scratch<bfloat16> gradient(dw.elements());
+    cudnn::run(*plan, x.raw(), gradient.data(), dy.raw());
+    return for_each_item("conv2d_backward_filter", dw.elements(), AddRounded{gradient.data(), dw.data<float>()});
+  }
   dispatch_storage("conv2d", x.dtype(), [&]<typename S>() { backward_filter<S>(dy, x, options, dw); });
 }
 

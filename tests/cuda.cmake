@@ -8,7 +8,8 @@ if(NOT DATTN_SANITIZE MATCHES thread)  # which knows nothing of fibers
   list(REMOVE_ITEM emulation ${emulation_tests})
   file(GLOB kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cuda/*.cu)
   # What only nvcc can compile; its twins are among the emulation's sources.
-  list(REMOVE_ITEM kernels ${PROJECT_SOURCE_DIR}/cuda/launch.cu ${PROJECT_SOURCE_DIR}/cuda/gemm_cublas.cu)
+  list(REMOVE_ITEM kernels ${PROJECT_SOURCE_DIR}/cuda/launch.cu ${PROJECT_SOURCE_DIR}/cuda/gemm_cublas.cu
+                              ${PROJECT_SOURCE_DIR}/cuda/conv2d_cudnn.cu)
   set_source_files_properties(${kernels} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++")
 
   if(DATTN_SANITIZE)  # every step of every thread goes through these: they are not what is to be checked

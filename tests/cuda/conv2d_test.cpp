@@ -1,7 +1,10 @@
-// Convolutions on the device whose sizes take more than one tile, step and part, in both storage types, against the CPU
-// in float64.
+// Convolutions on the device whose sizes take more than one tile, step and part, in both storage types, by own kernels
+// and by cuDNN, against the CPU in float64.
 #include <gtest/gtest.h>
 
+#include <array>
+
+#include "cuda/conv2d_cudnn.h"
 #include "cuda/enable.h"
 #include "layers/conv2d_max_pool.h"
 #include "slots.h"
@@ -15,12 +18,24 @@ struct Case {
   Conv2dOptions options{};
 };
 
-class CudaConv2d : public testing::TestWithParam<std::tuple<Case, Dtype>> {
+enum class By : unsigned char { own, own_bfloat16, cudnn };  // cuDNN's are bfloat16
+
+class CudaConv2d : public testing::TestWithParam<std::tuple<Case, By>> {
  protected:
-  void SetUp() override { cuda::enable(); }
+  void SetUp() override {
+    cuda::enable();
+    if (by() == By::cudnn && !cuda::cudnn::available()) GTEST_SKIP() << "this build has no cuDNN";
+    cuda::cudnn::set_enabled(by() == By::cudnn);
+  }
+  void TearDown() override { cuda::cudnn::set_enabled(cuda::cudnn::available()); }
 
   const Case& c() const { return std::get<0>(GetParam()); }
-  Dtype dtype() const { return std::get<1>(GetParam()); }
+  By by() const { return std::get<1>(GetParam()); }
+  Dtype dtype() const { return by() == By::own ? Dtype::float32 : Dtype::bfloat16; }
+  // cuDNN's gradient of the filters is rounded before it is added.
+  double filter_bound() const { return float_bound(map().rows()) + (by() == By::cudnn ? 0x1p-8 : 0); }
+  // It takes convolutions without a bias.
+  Tensor bias_there() const { return by() == By::cudnn ? Tensor() : on_device(b()); }
   Shape map() const {
     return {c().x[0], conv2d_size(c().x[1], c().w[1], c().options), conv2d_size(c().x[2], c().w[2], c().options),
             c().w[0]};
@@ -28,7 +43,7 @@ class CudaConv2d : public testing::TestWithParam<std::tuple<Case, Dtype>> {
   Tensor x() const { return rounded(normal(c().x, 1), dtype()); }
   // Parameters are float32; bfloat16 products round them.
   Tensor w() const { return rounded(normal(c().w, 2, 0.2), dtype()); }
-  Tensor b() const { return rounded(normal({c().w[0]}, 3), Dtype::float32); }
+  Tensor b() const { return rounded(normal({c().w[0]}, 3, by() == By::cudnn ? 0 : 1), Dtype::float32); }
   Tensor dy(const Shape& shape) const { return rounded(normal(shape, 4), dtype()); }
   Tensor there(const Tensor& t) const { return on_device(t, dtype()); }
 };
@@ -38,14 +53,14 @@ TEST_P(CudaConv2d, IsTheCpus) {
   Tensor y_there = empty_on_device(map(), dtype()), dx_there = empty_on_device(c().x, dtype()),
          dw_there = on_device(dw);
   conv2d_forward(x(), w(), b(), c().options, y);
-  conv2d_forward(there(x()), on_device(w()), on_device(b()), c().options, y_there);
+  conv2d_forward(there(x()), on_device(w()), bias_there(), c().options, y_there);
   expect_near(y_there, y, float_bound(c().w.elements() / c().w[0]), "y");
   conv2d_backward_data(dy(map()), w(), c().options, dx);
   conv2d_backward_data(there(dy(map())), on_device(w()), c().options, dx_there);
   expect_near(dx_there, dx, float_bound(c().w.elements() / c().w[3]), "dx");
   conv2d_backward_filter(dy(map()), x(), c().options, dw);
   conv2d_backward_filter(there(dy(map())), there(x()), c().options, dw_there);
-  expect_near(dw_there, dw, float_bound(map().rows()), "dw");
+  expect_near(dw_there, dw, filter_bound(), "dw");
 }
 
 TEST_P(CudaConv2d, WithMaxPoolingIsTheCpus) {
@@ -62,11 +77,12 @@ TEST_P(CudaConv2d, WithMaxPoolingIsTheCpus) {
   conv2d_max_pool2_backward(dy(pooled), taps, x(), w(), c().options, dx, dw);
   conv2d_max_pool2_backward(there(dy(pooled)), taps_there, there(x()), on_device(w()), c().options, dx_there, dw_there);
   expect_near(dx_there, dx, float_bound(c().w.elements() / c().w[3]), "dx");
-  expect_near(dw_there, dw, float_bound(map().rows()), "dw");
+  expect_near(dw_there, dw, filter_bound(), "dw");
 }
 
-std::string case_name(const testing::TestParamInfo<std::tuple<Case, Dtype>>& info) {
-  return std::string(std::get<0>(info.param).name) + "_" + name(std::get<1>(info.param));
+std::string case_name(const testing::TestParamInfo<std::tuple<Case, By>>& info) {
+  return std::string(std::get<0>(info.param).name) +
+         std::array{"", "_bfloat16", "_cudnn"}[static_cast<std::size_t>(std::get<1>(info.param))];
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -77,7 +93,7 @@ INSTANTIATE_TEST_SUITE_P(
                                         Case{"stride", {2, 13, 11, 16}, {24, 3, 3, 16}, {2, 1}},
                                         Case{"groups", {2, 9, 8, 24}, {16, 3, 2, 12}, {2, 2, 2, 2}},
                                         Case{"many_pixels", {3, 21, 20, 8}, {8, 2, 2, 8}}}),
-                     testing::Values(Dtype::float32, Dtype::bfloat16)),
+                     testing::Values(By::own, By::own_bfloat16, By::cudnn)),
     case_name);
 
 }  // namespace

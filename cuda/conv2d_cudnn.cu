@@ -1,0 +1,234 @@
+// Convolutions by cuDNN's graph interface: one operation, the library's choice of engines in its order, of which the
+// first that is deterministic and can be planned is kept for the shape.
+#include "cuda/conv2d_cudnn.h"
+
+#include <cudnn.h>
+
+#include <array>
+#include <initializer_list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "cuda/context.h"
+#include "cuda/memory.h"
+
+namespace dattn::cuda::cudnn {
+
+namespace {
+
+constexpr std::int64_t kMostWorkspace = std::int64_t{1} << 28, kAlignment = 16;
+constexpr std::int64_t kX = 1, kW = 2, kY = 3;  // what tensors are called in plans and in the pointers of a run
+
+void check_cudnn(cudnnStatus_t status, const char* what) {
+  if (status != CUDNN_STATUS_SUCCESS) [[unlikely]]
+    fail("cuda: {}: {} (cuDNN)", what, cudnnGetErrorString(status));
+}
+
+// A descriptor of the library, and its attributes.
+class Descriptor {
+ public:
+  explicit Descriptor(cudnnBackendDescriptorType_t type) {
+    check_cudnn(cudnnBackendCreateDescriptor(type, &descriptor_), "a descriptor");
+  }
+  ~Descriptor() {
+    if (descriptor_) cudnnBackendDestroyDescriptor(descriptor_);
+  }
+  Descriptor(Descriptor&& other) noexcept : descriptor_(std::exchange(other.descriptor_, nullptr)) {}
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  Descriptor& operator=(Descriptor&&) = delete;
+
+  template <typename T>
+  Descriptor& set(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, std::initializer_list<T> values) {
+    check_cudnn(
+        cudnnBackendSetAttribute(descriptor_, name, type, static_cast<std::int64_t>(values.size()), values.begin()),
+        "an attribute of a convolution");
+    return *this;
+  }
+  Descriptor& set(cudnnBackendAttributeName_t name, const Descriptor& other) {
+    return set(name, CUDNN_TYPE_BACKEND_DESCRIPTOR, {other.descriptor_});
+  }
+  // Whether the library takes it.
+  bool finalize() { return cudnnBackendFinalize(descriptor_) == CUDNN_STATUS_SUCCESS; }
+  // How many values it wrote.
+  template <typename T>
+  std::int64_t get(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, std::int64_t most,
+                   T* values) const {
+    std::int64_t count = 0;
+    const auto status = cudnnBackendGetAttribute(descriptor_, name, type, most, &count, values);
+    return status == CUDNN_STATUS_SUCCESS ? count : 0;
+  }
+  cudnnBackendDescriptor_t raw() const { return descriptor_; }
+
+ private:
+  cudnnBackendDescriptor_t descriptor_ = nullptr;
+};
+
+struct Library {
+  std::mutex mutex;
+  cudnnHandle_t handle = nullptr;
+  bool enabled = true;
+  std::map<Convolution, std::unique_ptr<Plan>> plans;  // null where there is none
+};
+
+Library& library() {
+  static auto* l = new Library;
+  return *l;
+}
+
+// --- the operation ---
+
+// Dimensions in the library's order, of memory in ours: [a, height, width, b] as a, b, height, width.
+Descriptor tensor(std::int64_t name, std::int64_t a, std::int64_t height, std::int64_t width, std::int64_t b) {
+  Descriptor d(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
+  d.set(CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, {name})
+      .set(CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, {CUDNN_DATA_BFLOAT16})
+      .set(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, {kAlignment})
+      .set(CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, {a, b, height, width})
+      .set(CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, {height * width * b, std::int64_t{1}, width * b, b});
+  check(d.finalize(), "cuda: cuDNN refuses a tensor [{},{},{},{}]", a, height, width, b);
+  return d;
+}
+
+Descriptor convolution_of(const Convolution& c) {
+  Descriptor d(CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
+  d.set(CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, CUDNN_TYPE_INT64, {std::int64_t{2}})
+      .set(CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, {CUDNN_DATA_FLOAT})
+      .set(CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_TYPE_CONVOLUTION_MODE, {CUDNN_CROSS_CORRELATION})
+      .set(CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, CUDNN_TYPE_INT64, {c.padding, c.padding})
+      .set(CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, CUDNN_TYPE_INT64, {c.padding, c.padding})
+      .set(CUDNN_ATTR_CONVOLUTION_DILATIONS, CUDNN_TYPE_INT64, {c.dilation, c.dilation})
+      .set(CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, CUDNN_TYPE_INT64, {c.stride, c.stride});
+  check(d.finalize(), "cuda: cuDNN refuses a convolution");
+  return d;
+}
+
+struct DirectionNames {
+  cudnnBackendDescriptorType_t operation;
+  cudnnBackendAttributeName_t convolution, x, w, y, alpha, beta;
+};
+
+const DirectionNames& names_of(Direction direction) {
+  static constexpr DirectionNames kNames[] = {
+      {CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC,
+       CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W,
+       CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA,
+       CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA},
+      {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR,
+       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX,
+       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY,
+       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA},
+      {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR,
+       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X,
+       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY,
+       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA}};
+  return kNames[static_cast<int>(direction)];
+}
+
+// --- the choice of an engine ---
+
+bool deterministic(const Descriptor& config) {
+  Descriptor engine(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
+  cudnnBackendDescriptor_t raw = engine.raw();
+  if (config.get(CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &raw) != 1) return false;
+  std::array<cudnnBackendNumericalNote_t, CUDNN_NUMERICAL_NOTE_TYPE_COUNT> notes{};
+  const std::int64_t count = engine.get(CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
+                                        CUDNN_NUMERICAL_NOTE_TYPE_COUNT, notes.data());
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto note = notes[static_cast<std::size_t>(i)];
+    if (note == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC || note == CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION)
+      return false;
+  }
+  return true;
+}
+
+// The library's proposals for a graph of operations, the best first.
+std::vector<Descriptor> proposals(const Descriptor& graph) {
+  constexpr std::int64_t kMost = 32;
+  Descriptor heuristics(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
+  heuristics.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph)
+      .set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, {CUDNN_HEUR_MODE_A});
+  if (!heuristics.finalize()) return {};
+  std::vector<Descriptor> configs;
+  std::vector<cudnnBackendDescriptor_t> raw;
+  for (std::int64_t i = 0; i < kMost; ++i)
+    raw.push_back(configs.emplace_back(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR).raw());
+  const std::int64_t count =
+      heuristics.get(CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, kMost, raw.data());
+  while (static_cast<std::int64_t>(configs.size()) > count) configs.pop_back();
+  return configs;
+}
+
+}  // namespace
+
+struct Plan {
+  Descriptor plan;
+  std::int64_t workspace = 0;
+};
+
+namespace {
+
+std::unique_ptr<Plan> plan_with(cudnnHandle_t handle, const Descriptor& config) {
+  auto made = std::make_unique<Plan>(Plan{Descriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)});
+  made->plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, {handle})
+      .set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, config);
+  if (!made->plan.finalize()) return nullptr;
+  made->plan.get(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &made->workspace);
+  return made->workspace <= kMostWorkspace ? std::move(made) : nullptr;
+}
+
+std::unique_ptr<Plan> make_plan(cudnnHandle_t handle, const Convolution& c) {
+  const DirectionNames& names = names_of(c.direction);
+  Descriptor operation(names.operation);
+  operation.set(names.convolution, convolution_of(c))
+      .set(names.x, tensor(kX, c.N, c.H, c.W, c.C))
+      .set(names.w, tensor(kW, c.O, c.Kh, c.Kw, c.C))
+      .set(names.y, tensor(kY, c.N, c.Ho, c.Wo, c.O))
+      .set(names.alpha, CUDNN_TYPE_FLOAT, {1.0f})
+      .set(names.beta, CUDNN_TYPE_FLOAT, {0.0f});
+  if (!operation.finalize()) return nullptr;
+  Descriptor graph(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
+  graph.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, {handle})
+      .set(CUDNN_ATTR_OPERATIONGRAPH_OPS, operation);
+  if (!graph.finalize()) return nullptr;
+  for (const Descriptor& config : proposals(graph)) {
+    if (!deterministic(config)) continue;
+    if (auto plan = plan_with(handle, config)) return plan;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+bool available() { return true; }
+bool enabled() { return library().enabled; }
+void set_enabled(bool enabled) { library().enabled = enabled; }
+
+const Plan* find_plan(const Convolution& convolution) {
+  Library& l = library();
+  const std::scoped_lock lock(l.mutex);
+  if (!l.enabled) return nullptr;
+  if (!l.handle) {
+    check_cudnn(cudnnCreate(&l.handle), "start of cuDNN");
+    check_cudnn(cudnnSetStream(l.handle, stream()), "the stream of cuDNN");
+  }
+  const auto found = l.plans.find(convolution);
+  if (found != l.plans.end()) return found->second.get();
+  return l.plans.emplace(convolution, make_plan(l.handle, convolution)).first->second.get();
+}
+
+void run(const Plan& plan, const void* x, const void* w, const void* y) {
+  Scratch<std::byte> workspace(plan.workspace);
+  Descriptor variant(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
+  variant.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, {kX, kW, kY})
+      .set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, {x, w, y})
+      .set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, {static_cast<void*>(workspace.data())});
+  check(variant.finalize(), "cuda: cuDNN refuses the tensors of a convolution");
+  Library& l = library();
+  const std::scoped_lock lock(l.mutex);
+  check_cudnn(cudnnBackendExecute(l.handle, plan.plan.raw(), variant.raw()), "convolution");
+}
+
+}  // namespace dattn::cuda::cudnn
