@@ -188,6 +188,25 @@ __device__ __forceinline__ float4 staged_sample(const DeviceBias& b, Shared<cons
   return samples[j];
 }
 
+/// Places (y, x) on the map of queries [first, first + count).
+template <BiasForm kForm>
+__device__ __forceinline__ void stage_places(const DeviceBias& b, int first, int count, Shared<int2> to) {
+  if constexpr (kForm != BiasForm::none) {
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
+      const Query query = query_of(b, first + i);
+      to[i] = make_int2(query.y, query.x);
+    }
+  }
+}
+
+/// Query first + i, whose place stage_places has written.
+template <BiasForm kForm>
+__device__ __forceinline__ Query staged_query(Shared<const int2> places, int first, int i) {
+  if (kForm == BiasForm::none) return {first + i, 0, 0};
+  const int2 place = places[i];
+  return {first + i, place.x, place.y};
+}
+
 /// Product of a thread's channels with those of a row in shared memory, summed over the team.
 template <int kChannels>
 __device__ __forceinline__ float dot(const Floats<kChannels>& x, Shared<const float> row) {

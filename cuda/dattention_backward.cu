@@ -119,6 +119,7 @@ __global__ void __launch_bounds__(kMostThreads, kChannels <= 16 && kForm != Bias
 template <BiasForm kForm>
 struct SampleShared {
   Shared<float> q, dmix, lse, delta, ring;
+  Shared<int2> places;
 
   template <typename S>
   __device__ explicit SampleShared(const BackwardCall<S>& call) {
@@ -127,16 +128,18 @@ struct SampleShared {
     dmix = shared.take<float>(call.tile * call.a.row_channels);
     lse = shared.take<float>(call.tile);
     delta = shared.take<float>(call.tile);
+    if constexpr (kForm != BiasForm::none) places = shared.take<int2>(call.tile);
     if constexpr (kForm == BiasForm::window) ring = shared.take<float>(call.bias.ring_size());
   }
   static std::size_t bytes(const AttendSizes& a, int tile) {
-    return 2 * shared_bytes<float>(tile * a.row_channels) + 2 * shared_bytes<float>(tile);
+    return 2 * shared_bytes<float>(tile * a.row_channels) + 2 * shared_bytes<float>(tile) + shared_bytes<int2>(tile);
   }
 };
 
 template <typename S, int kChannels, BiasForm kForm>
-__global__ void __launch_bounds__(kMostThreads, kChannels <= 16 && kForm != BiasForm::any ? 4 : 2)
-    attend_samples_kernel(BackwardCall<S> call) {
+__global__ void __launch_bounds__(kMostThreads, kForm == BiasForm::any || kChannels > 16 ? 2
+                                                : kChannels == 16                        ? 3
+                                                                  : 4) attend_samples_kernel(BackwardCall<S> call) {
   const AttendSizes& a = call.a;
   const SampleShared<kForm> shared(call);
   const int rows = static_cast<int>(blockDim.x) / a.team, blocks = (a.samples + rows - 1) / rows;
@@ -161,6 +164,7 @@ __global__ void __launch_bounds__(kMostThreads, kChannels <= 16 && kForm != Bias
     __syncthreads();
     stage_rows(a, call.q + a.row(n, a.queries, first, m), count, call.tile, a.scale * kLog2e, shared.q);
     stage_rows(a, call.dmix + a.row(n, a.queries, first, m), count, call.tile, 1, shared.dmix);
+    stage_places<kForm>(call.bias, first, count, shared.places);
     for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
       shared.lse[i] = call.lse[a.query(n, m, first + i)] * kLog2e;
       shared.delta[i] = call.delta[a.query(n, m, first + i)];
@@ -172,7 +176,7 @@ __global__ void __launch_bounds__(kMostThreads, kChannels <= 16 && kForm != Bias
       float score = team_sum(dot(k, shared.q + row), a.team);
       const float product = team_sum(dot(v, shared.dmix + row), a.team);
       const BiasPoint bias =
-          bias_point<kForm, true>(call.bias, shared.ring, m, j, sample, query_of(call.bias, first + i));
+          bias_point<kForm, true>(call.bias, shared.ring, m, j, sample, staged_query<kForm>(shared.places, first, i));
       if (kForm != BiasForm::none) score = fmaf(bias.value, kLog2e, score);
       const float keep = call.drops ? call.mask.factor(a.weight(n, m, first + i, j)) : 1.0f;
       const Weight w(score, shared.lse[i], product, shared.delta[i], keep);

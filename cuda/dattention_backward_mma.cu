@@ -168,6 +168,7 @@ struct SampleShared {
   using Rows = MmaRows<kChannels>;
   Shared<bfloat16> keys, values, q, dmix;
   Shared<float> lse, delta, ring;
+  Shared<int2> places;
 
   __device__ explicit SampleShared(const DeviceBias& b) {
     DynamicShared shared;
@@ -177,11 +178,12 @@ struct SampleShared {
     dmix = shared.take<bfloat16>(kTile * Rows::kStride);
     lse = shared.take<float>(kTile);
     delta = shared.take<float>(kTile);
+    if constexpr (kForm != BiasForm::none) places = shared.take<int2>(kTile);
     if constexpr (kForm == BiasForm::window) ring = shared.take<float>(b.ring_size());
   }
   static std::size_t bytes() {
     return 2 * shared_bytes<bfloat16>(kMmaRows * Rows::kStride) + 2 * shared_bytes<bfloat16>(kTile * Rows::kStride) +
-           2 * shared_bytes<float>(kTile);
+           2 * shared_bytes<float>(kTile) + shared_bytes<int2>(kTile);
   }
 };
 
@@ -220,6 +222,7 @@ __global__ void __launch_bounds__(kMmaThreads, kChannels <= 16 && kForm != BiasF
     __syncthreads();
     Rows::stage(a, call.q + a.row(n, a.queries, first, m), count, kTile, shared.q);
     Rows::stage(a, call.dmix + a.row(n, a.queries, first, m), count, kTile, shared.dmix);
+    stage_places<kForm>(call.bias, first, count, shared.places);
     for (int i = static_cast<int>(threadIdx.x); i < kTile; i += kMmaThreads) {
       // Queries beyond the last have weights of zero.
       shared.lse[i] = i < count ? call.lse[a.query(n, m, first + i)] * kLog2e : INFINITY;
@@ -232,9 +235,9 @@ __global__ void __launch_bounds__(kMmaThreads, kChannels <= 16 && kForm != BiasF
       Rows::products(v, shared.dmix + from * Rows::kStride, product);  // (17)
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
-        const int place = from + c / 2 * 8 + own_column() + c % 2, i = min(first + place, a.queries - 1);
+        const int place = from + c / 2 * 8 + own_column() + c % 2, i = first + min(place, count - 1);
         const float lse = shared.lse[place], delta = shared.delta[place];
-        const Query query = query_of(call.bias, i);
+        const Query query = staged_query<kForm>(shared.places, first, i - first);
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
           float &at = s[c / 2][2 * row + c % 2], &da = product[c / 2][2 * row + c % 2];
