@@ -54,6 +54,7 @@ void linear_backward_data_cuda(const Tensor& dy, const Tensor& w, Tensor& dx) {
 
 void linear_backward_weight_cuda(const Tensor& dy, const Tensor& x, Tensor& dw) {
   const std::int64_t out = dw.size(0), in = dw.size(1);
+  const Converted gradient(dy, x.dtype());  // DAttention's are float32 beside activations in bfloat16
   gemm({.ta = Trans::yes,
         .m = out,
         .n = in,
@@ -61,9 +62,9 @@ void linear_backward_weight_cuda(const Tensor& dy, const Tensor& x, Tensor& dw) 
         .lda = out,
         .ldb = in,
         .ldc = in,
-        .in = dy.dtype(),
+        .in = x.dtype(),
         .out = dw.dtype()},
-       1, dy.raw(), x.raw(), 1, dw.raw());
+       1, gradient.data(), x.raw(), 1, dw.raw());
 }
 
 void bias_backward_cuda(const Tensor& dy, Tensor& db) {

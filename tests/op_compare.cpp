@@ -31,9 +31,9 @@ bool same_bits(const Tensor& a, const Tensor& b) {
 
 double float_bound(std::int64_t reduction) { return (4 + 8 * std::sqrt(static_cast<double>(reduction))) * 1.2e-7; }
 
-double bfloat16_bound(const OpCase& op_case, int for_each) {
+double bfloat16_bound(const OpCase& op_case) {
   EXPECT_TRUE(op_case.roundings >= 1 && op_case.roundings <= 4) << op_case.name;
-  return float_bound(op_case.reduction) + std::min(4, for_each * op_case.roundings) * 0x1p-8;
+  return float_bound(op_case.reduction) + op_case.roundings * 0x1p-8;
 }
 
 std::vector<OpCase> bfloat16_cases() {

@@ -18,9 +18,8 @@ bool same_bits(const Tensor& a, const Tensor& b);
 /// How far float32 may be from float64, as a share of the scale, after a sum of `reduction` terms.
 double float_bound(std::int64_t reduction);
 
-/// How far activations in bfloat16 may put a case from float64: what float32 may, and 2^-8 for each rounding, of which
-/// there are at most 4. Tensor cores take weights in bfloat16 too: `for_each` is then 2.
-double bfloat16_bound(const OpCase& op_case, int for_each = 1);
+/// How far activations in bfloat16 may put a case from float64: what float32 may, and 2^-8 for each rounding.
+double bfloat16_bound(const OpCase& op_case);
 /// The cases that have a reference in bfloat16: all but those that sample at positions which depend on activations.
 std::vector<OpCase> bfloat16_cases();
 

@@ -3,6 +3,7 @@
 // A case that needs an operation without a CUDA side is skipped, with the operation's name.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "cuda/enable.h"
@@ -58,8 +59,16 @@ TEST_P(Float, IsCloseToDouble) {
 TEST_P(Bfloat16, IsCloseToDouble) {
   OpInstance there = on_device(Dtype::bfloat16), here = GetParam().make();
   round_to_bfloat16(here);
+  // Tensor cores take weights in bfloat16: both begin with such.
+  for (OpInstance* instance : {&there, &here}) {
+    for (auto& [name, p] : instance->parameters) {
+      if (p.role() == Role::matrix) p.value().copy_from(p.value().to(Dtype::bfloat16));
+    }
+  }
+  // They take gradients of scores in bfloat16 too: where those cancel by theory, their roundings are left.
+  const double share = std::max(GetParam().share, 0.1);
   const auto got = run_on_device(there);
-  if (got) expect_close(GetParam(), *got, run(here), bfloat16_bound(GetParam(), 2), GetParam().share);
+  if (got) expect_close(GetParam(), *got, run(here), bfloat16_bound(GetParam()), share);
 }
 
 TEST_P(Repeat, SameBitsAgainAndInAnotherOrder) {
