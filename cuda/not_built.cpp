@@ -1,6 +1,7 @@
-// cuda/enable.h in a build without nvcc.
+// cuda/enable.h and cuda/step_graph.h in a build without nvcc.
 #include "core/error.h"
 #include "cuda/enable.h"
+#include "cuda/step_graph.h"
 
 namespace dattn::cuda {
 
@@ -12,5 +13,11 @@ std::optional<std::string> why_unusable() {
 void enable() { fail("{}", *why_unusable()); }
 
 void synchronize() {}
+
+struct StepGraph::State {};
+StepGraph::StepGraph() = default;
+StepGraph::~StepGraph() = default;
+void StepGraph::run(const std::function<void()>&) { fail("{}", *why_unusable()); }
+void StepGraph::reset() {}
 
 }  // namespace dattn::cuda

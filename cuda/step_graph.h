@@ -1,0 +1,35 @@
+// A training step that is recorded once as a CUDA graph and replayed from then on: a replay is one call of the driver,
+// without allocations, waits or work of the host.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+namespace dattn::cuda {
+
+/// Runs one step again and again. What changes from step to step (images, rates, counts) is read from tensors on the
+/// device whose addresses stay; whatever the host hands over by value is repeated as it was at the recording. While
+/// run() records, no other thread may use the device.
+class StepGraph {
+ public:
+  StepGraph();
+  ~StepGraph();
+  StepGraph(const StepGraph&) = delete;
+  StepGraph& operator=(const StepGraph&) = delete;
+
+  /// Gives one step to the device. The first two calls run `body` as it is, which gathers the memory that it needs and
+  /// chooses the libraries' plans; the third records it and replays the record, and all later ones only replay, without
+  /// looking at `body`. What `body` allocates stays in an arena of the graph's own. Error where `body` does what cannot
+  /// be replayed: copies between host and device, waits for the device, draws a dropout mask. After an Error the next
+  /// call begins where this one did.
+  void run(const std::function<void()>& body);
+
+  /// To be called when the body has changed: run() starts again with one call of it and a new record.
+  void reset();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace dattn::cuda
