@@ -1,5 +1,6 @@
 // The device: choice, checks, properties, stream, launches.
 #include "cuda/common.cuh"
+#include "cuda/recording.h"
 
 namespace dattn::cuda {
 
@@ -67,6 +68,20 @@ void open_device() {
 
 const DeviceProperties& device() { return context().properties; }
 cudaStream_t stream() { return context().stream; }
-void synchronize() { check_cuda(cudaStreamSynchronize(stream()), "wait for the device"); }
+
+void synchronize() {
+  refuse_in_recording("a wait for the device", "replays do not wait");
+  check_cuda(cudaStreamSynchronize(stream()), "wait for the device");
+}
+
+bool is_recording() {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check_cuda(cudaStreamIsCapturing(stream(), &status), "state of the stream");
+  return status != cudaStreamCaptureStatusNone;
+}
+
+void refuse_in_recording(const char* what, const char* why) {
+  if (is_recording()) fail("cuda: {} cannot be part of a recorded step: {}", what, why);
+}
 
 }  // namespace dattn::cuda

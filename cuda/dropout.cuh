@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/random.cuh"
+#include "cuda/recording.h"
 #include "layers/dropout.h"
 
 namespace dattn::cuda {
@@ -12,7 +13,9 @@ struct DeviceDropoutMask {
   float scale;
 
   explicit DeviceDropoutMask(const DropoutMask& mask)
-      : random(mask.random), threshold(mask.threshold), scale(static_cast<float>(mask.scale)) {}
+      : random(mask.random), threshold(mask.threshold), scale(static_cast<float>(mask.scale)) {
+    if (mask.drops()) refuse_in_recording("dropout", "a replay would draw the same mask again");
+  }
 
   __device__ float factor_of(std::uint32_t bits) const { return bits >= threshold ? scale : 0.0f; }
   /// What element i is multiplied by: 0, or 1 / (1 - p).

@@ -42,6 +42,9 @@ class Converted {
 namespace detail {
 /// gemm() where no size is 0; the library's side.
 void multiply(const Gemm& shape, float alpha, const void* a, const void* b, float beta, void* c, const void* bias);
+/// The same by float32 copies, for devices whose libraries have no products of bfloat16 (before sm_80).
+void multiply_in_float32(const Gemm& shape, float alpha, const void* a, const void* b, float beta, void* c,
+                         const void* bias);
 }  // namespace detail
 
 }  // namespace dattn::cuda

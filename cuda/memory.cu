@@ -2,28 +2,37 @@
 #include "cuda/memory.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <set>
 #include <utility>
 
 #include "cuda/context.h"
+#include "cuda/recording.h"
 
 namespace dattn::cuda {
 
 namespace {
 
+// Without caching every block ends where it was asked to, and is given back at once: for AddressSanitizer, and for
+// compute-sanitizer where DATTN_CUDA_NO_CACHING is set.
+bool caching() {
 #if defined(__SANITIZE_ADDRESS__)
-constexpr bool kCaching = false;  // AddressSanitizer then sees the exact end of every block, and its release
+  return false;
 #else
-constexpr bool kCaching = true;
+  static const bool is_on = !std::getenv("DATTN_CUDA_NO_CACHING");
+  return is_on;
 #endif
+}
+
+constexpr int kCommon = 0;  // the arena that no Arena owns
 
 constexpr std::size_t kSmallest = 512;
 
 // Sizes an eighth of a power of two apart.
 std::size_t class_bytes(std::size_t bytes) {
-  if (!kCaching) return std::max<std::size_t>(bytes, 1);
+  if (!caching()) return std::max<std::size_t>(bytes, 1);
   std::size_t step = kSmallest;
   while (bytes > 16 * step) step *= 2;
   const std::size_t size = (bytes + step - 1) / step * step;
@@ -53,12 +62,12 @@ Pool& pool() {
   return *p;
 }
 
-thread_local int current_arena = 0;  // 0 is the common one
+thread_local int current_arena = kCommon;
 
 // Gives cached blocks of the common arena back to the driver.
 void trim_locked(Pool& p) {
-  check_cuda(cudaStreamSynchronize(stream()), "wait for the device");
-  for (auto i = p.free.begin(); i != p.free.end() && i->first.first == 0;) {
+  if (!is_recording()) synchronize();  // a recording begins with nothing under way
+  for (auto i = p.free.begin(); i != p.free.end() && i->first.first == kCommon;) {
     check_cuda(cudaFree(i->second), "return of device memory");
     p.statistics.cached -= i->first.second;
     p.blocks.erase(i->second);
@@ -119,7 +128,7 @@ void release(void* block, std::size_t /*bytes*/) noexcept {
   const std::scoped_lock lock(p.mutex);
   const Block& b = p.blocks.at(block);
   p.statistics.in_use -= b.bytes;
-  if (!kCaching) {
+  if (!caching() && b.arena == kCommon) {  // replays go on using what an arena has given
     cudaFree(block);
     p.blocks.erase(block);
     return;
@@ -155,8 +164,8 @@ Arena::~Arena() {
   const std::scoped_lock lock(p.mutex);
   for (auto& [address, block] : p.blocks) {
     if (block.arena != number_) continue;
-    if (p.free.erase({{number_, block.bytes}, address}) > 0) p.free.insert({{0, block.bytes}, address});
-    block.arena = 0;
+    if (p.free.erase({{number_, block.bytes}, address}) > 0) p.free.insert({{kCommon, block.bytes}, address});
+    block.arena = kCommon;
   }
 }
 
@@ -167,6 +176,8 @@ void enable_memory() { cuda_memory = {device_pool::allocate, device_pool::releas
 
 void copy(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes) {
   if (bytes == 0) return;
+  if (to_device != from_device)
+    refuse_in_recording("a copy between host and device", "a replay would repeat the bytes of the recording");
   const cudaMemcpyKind kind = to_device == Device::cpu     ? cudaMemcpyDeviceToHost
                               : from_device == Device::cpu ? cudaMemcpyHostToDevice
                                                            : cudaMemcpyDeviceToDevice;

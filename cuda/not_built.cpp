@@ -1,7 +1,9 @@
-// cuda/enable.h and cuda/step_graph.h in a build without nvcc.
+// What programs call of the CUDA room, in a build without nvcc.
 #include "core/error.h"
 #include "cuda/enable.h"
+#include "cuda/memory.h"
 #include "cuda/step_graph.h"
+#include "cuda/stopwatch.h"
 
 namespace dattn::cuda {
 
@@ -14,10 +16,22 @@ void enable() { fail("{}", *why_unusable()); }
 
 void synchronize() {}
 
+namespace device_pool {
+PoolStatistics statistics() { return {}; }
+void reset_peak() {}
+void trim() {}
+}  // namespace device_pool
+
 struct StepGraph::State {};
 StepGraph::StepGraph() = default;
 StepGraph::~StepGraph() = default;
-void StepGraph::run(const std::function<void()>&) { fail("{}", *why_unusable()); }
+void StepGraph::run(const std::function<void()>&) { enable(); }
 void StepGraph::reset() {}
+
+struct Stopwatch::Events {};
+Stopwatch::Stopwatch() = default;
+Stopwatch::~Stopwatch() = default;
+void Stopwatch::start() { enable(); }
+double Stopwatch::stop() { fail("{}", *why_unusable()); }
 
 }  // namespace dattn::cuda

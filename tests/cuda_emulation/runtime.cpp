@@ -19,6 +19,8 @@ struct EmulatedGraph {
 };
 struct EmulatedStream {
   EmulatedGraph* capturing = nullptr;
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+  bool invalid = false;  // something was asked of the capture that ends it
 };
 struct EmulatedEvent {
   std::chrono::steady_clock::time_point time;
@@ -46,6 +48,7 @@ struct Memory {
   int open = 0;  // pieces of work that may touch device memory
   int protection = PROT_NONE;
   EmulatedStream* capturing = nullptr;
+  std::uint64_t calls = 0;
 };
 
 Memory& memory() {
@@ -101,6 +104,15 @@ std::byte* block_of_malloc(std::size_t bytes) {
   return posix_memalign(&block, kAlignment, bytes) == 0 ? static_cast<std::byte*>(block) : nullptr;
 }
 
+// Counts a call that a capture in this mode does not allow, unless it is relaxed.
+cudaError_t refuse_in_capture(bool also_relaxed) {
+  Memory& m = memory();
+  ++m.calls;
+  if (!m.capturing || (!also_relaxed && m.capturing->mode == cudaStreamCaptureModeRelaxed)) return cudaSuccess;
+  m.capturing->invalid = true;
+  return cudaErrorStreamCaptureUnsupported;
+}
+
 void check_side(const char* call, const void* p, bool device) {
   if (is_device_memory(p) != device)
     throw Error(fmt::format("cuda emulation: {} expects a pointer to {} memory", call, device ? "device" : "host"));
@@ -119,12 +131,18 @@ bool is_device_memory(const void* p) {
 void run_on_stream(std::function<void()> work) {
   Memory& m = memory();
   const std::scoped_lock lock(m.mutex);
+  ++m.calls;
   if (m.capturing) {
     m.capturing->capturing->work.push_back(std::move(work));
   } else {
     const DeviceMemoryOpen open;
     work();
   }
+}
+
+std::uint64_t runtime_calls() {
+  const std::scoped_lock lock(memory().mutex);
+  return memory().calls;
 }
 
 void check_device_pointer(const char* user, const void* p) {
@@ -168,6 +186,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorNotReady";
     case cudaErrorStreamCaptureUnsupported:
       return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorStreamCaptureInvalidated:
+      return "cudaErrorStreamCaptureInvalidated";
   }
   return "unknown error";
 }
@@ -205,7 +225,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* /*
 cudaError_t cudaMalloc(void** block, std::size_t bytes) {
   Memory& m = memory();
   const std::scoped_lock lock(m.mutex);
-  if (m.capturing) return cudaErrorStreamCaptureUnsupported;
+  if (const cudaError_t refused = refuse_in_capture(false)) return refused;
   if (m.in_use + bytes > machine.memory) return cudaErrorMemoryAllocation;
   std::byte* place = kBlocksOfMalloc ? block_of_malloc(bytes) : find_place(bytes);
   if (!place) return cudaErrorMemoryAllocation;
@@ -221,6 +241,7 @@ cudaError_t cudaFree(void* block) {
   Memory& m = memory();
   const std::scoped_lock lock(m.mutex);
   if (!block) return cudaSuccess;
+  if (const cudaError_t refused = refuse_in_capture(false)) return refused;
   const auto found = m.blocks.find(static_cast<std::byte*>(block));
   if (found == m.blocks.end()) return cudaErrorInvalidValue;
   m.in_use -= found->second;
@@ -269,7 +290,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
 cudaError_t cudaStreamDestroy(cudaStream_t stream) { return delete stream, cudaSuccess; }
 cudaError_t cudaStreamSynchronize(cudaStream_t) {
   const std::scoped_lock lock(memory().mutex);
-  return memory().capturing ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+  return refuse_in_capture(true);
 }
 
 cudaError_t cudaEventCreate(cudaEvent_t* event) { return *event = new EmulatedEvent, cudaSuccess; }
@@ -285,10 +306,12 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEve
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   const std::scoped_lock lock(memory().mutex);
-  if (memory().capturing) return cudaErrorStreamCaptureUnsupported;
+  if (const cudaError_t refused = refuse_in_capture(true)) return refused;
   stream->capturing = new EmulatedGraph;
+  stream->mode = mode;
+  stream->invalid = false;
   memory().capturing = stream;
   return cudaSuccess;
 }
@@ -297,17 +320,21 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   if (memory().capturing != stream) return cudaErrorInvalidValue;
   *graph = std::exchange(stream->capturing, nullptr);
   memory().capturing = nullptr;
-  return cudaSuccess;
+  if (!stream->invalid) return cudaSuccess;
+  delete std::exchange(*graph, nullptr);
+  return cudaErrorStreamCaptureInvalidated;
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
-  *status = stream->capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  *status = stream && stream->capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
   return *exec = new EmulatedGraph(*graph), cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t) {
-  for (const auto& work : exec->work) run_on_stream(work);
+  run_on_stream([exec] {
+    for (const auto& work : exec->work) work();
+  });
   return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 
 enum cudaError_t {
@@ -14,7 +15,8 @@ enum cudaError_t {
   cudaErrorNoDevice = 100,
   cudaErrorNoKernelImageForDevice = 209,
   cudaErrorNotReady = 600,
-  cudaErrorStreamCaptureUnsupported = 900
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901
 };
 const char* cudaGetErrorName(cudaError_t error);
 const char* cudaGetErrorString(cudaError_t error);
@@ -96,6 +98,10 @@ struct Machine {
   std::size_t memory = std::size_t{1} << 32;
 };
 extern Machine machine;
+
+/// Calls of the runtime that ask for memory, wait, copy or launch, and launches of kernels and products: a replay is
+/// one.
+std::uint64_t runtime_calls();
 
 /// Whether `p` points into device memory.
 bool is_device_memory(const void* p);
