@@ -24,14 +24,14 @@ if(NOT DATTN_SANITIZE MATCHES thread)  # which knows nothing of fibers
   target_compile_options(dattn_cuda_emulated PUBLIC -Wno-unknown-pragmas)
 
   add_executable(dattn_cuda_emulated_tests ${device_tests} ${emulation_tests})
-  target_link_libraries(dattn_cuda_emulated_tests PRIVATE dattn_cuda_emulated dattn_op_cases GTest::gtest_main dattn_test_flags)
+  target_link_libraries(dattn_cuda_emulated_tests PRIVATE dattn_train dattn_cuda_emulated dattn_op_cases GTest::gtest_main dattn_test_flags)
   gtest_discover_tests(dattn_cuda_emulated_tests TEST_PREFIX cuda_emulated. DISCOVERY_TIMEOUT 60)
 endif()
 
 if(DATTN_CUDA_BUILT)
   add_executable(dattn_cuda_tests ${device_tests})
   target_include_directories(dattn_cuda_tests PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
-  target_link_libraries(dattn_cuda_tests PRIVATE dattn_cuda dattn_op_cases GTest::gtest_main dattn_test_flags)
+  target_link_libraries(dattn_cuda_tests PRIVATE dattn_train dattn_cuda dattn_op_cases GTest::gtest_main dattn_test_flags)
   if(EXISTS /proc/driver/nvidia)  # a test is no failure where it cannot run
     gtest_discover_tests(dattn_cuda_tests TEST_PREFIX cuda. DISCOVERY_TIMEOUT 60 PROPERTIES RUN_SERIAL ON)
   endif()

@@ -1,0 +1,17 @@
+// Choice of the device.
+#include "train/device.h"
+
+#include "core/error.h"
+#include "cuda/enable.h"
+
+namespace dattn {
+
+Device use_device(const std::string& name) {
+  if (name == "cpu") return Device::cpu;
+  check(name == "cuda" || name == "auto", "device: expected cpu, cuda or auto, got {}", name);
+  if (name == "auto" && cuda::why_unusable()) return Device::cpu;
+  cuda::enable();
+  return Device::cuda;
+}
+
+}  // namespace dattn
