@@ -1,4 +1,4 @@
-// Adam and AdamW: their checks, bias corrections and the loop over groups.
+// Adam and AdamW: their checks, the numbers of an update with its bias corrections, and the loop over a group.
 #include "optim/adam.h"
 
 #include <cmath>
@@ -7,7 +7,7 @@
 namespace dattn {
 
 Adam::Adam(const char* name, std::vector<ParameterGroup> groups, AdamOptions options, bool decoupled_decay)
-    : Optimizer(name, std::move(groups), {"exp_avg", "exp_avg_sq"}),
+    : Optimizer(name, std::move(groups), {"exp_avg", "exp_avg_sq"}, kNumbers<AdamNumbers>),
       options_(options),
       decoupled_decay_(decoupled_decay) {
   check(options.beta1 >= 0 && options.beta1 < 1, "{}: beta1 expected in [0, 1), got {}", name, options.beta1);
@@ -15,23 +15,22 @@ Adam::Adam(const char* name, std::vector<ParameterGroup> groups, AdamOptions opt
   check(options.eps >= 0, "{}: eps expected to be at least 0, got {}", name, options.eps);
 }
 
-void Adam::update(std::size_t g) {
-  const ParameterGroup& group = groups()[g];
-  const auto t = static_cast<double>(steps());
-  const auto [beta1, beta2, eps] = options_;
-  const AdamStep step{.lr = group.lr,
-                      .beta1 = beta1,
-                      .beta2 = beta2,
-                      .eps = eps,
-                      .correction1 = 1 - std::pow(beta1, t),
-                      .correction2 = 1 - std::pow(beta2, t),
-                      .gradient_decay = decoupled_decay_ ? 0 : group.weight_decay,
-                      .keep = decoupled_decay_ ? 1 - group.lr * group.weight_decay : 1,
-                      .gradient_scale = group.gradient_scale};
-  for_trained_runs(group.flat, [&](std::int64_t begin, std::int64_t end) {
-    Tensor w = group.flat.values.slice(begin, end);
+void Adam::write_numbers_of(const ParameterGroup& group, std::int64_t t, double* numbers) const {
+  const auto updates = static_cast<double>(t);
+  put_numbers(AdamNumbers{.rate = group.lr / (1 - std::pow(options_.beta1, updates)),
+                          .root = 1 / std::sqrt(1 - std::pow(options_.beta2, updates)),
+                          .gradient_decay = decoupled_decay_ ? 0 : group.weight_decay,
+                          .keep = decoupled_decay_ ? 1 - group.lr * group.weight_decay : 1,
+                          .gradient_scale = group.gradient_scale},
+              numbers);
+}
+
+void Adam::update_group(std::size_t g, const Tensor& numbers) {
+  const FlatGroup& flat = groups()[g].flat;
+  for_trained_runs(flat, [&](std::int64_t begin, std::int64_t end) {
+    Tensor w = flat.values.slice(begin, end);
     Tensor m = moment(0, g).slice(begin, end), v = moment(1, g).slice(begin, end);
-    adam_update(w, group.flat.grads.slice(begin, end), m, v, step);
+    adam_update(w, flat.grads.slice(begin, end), m, v, numbers, options_);
   });
 }
 

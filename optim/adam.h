@@ -25,7 +25,8 @@ class Adam : public Optimizer {
   Adam(const char* name, std::vector<ParameterGroup> groups, AdamOptions options, bool decoupled_decay);
 
  private:
-  void update(std::size_t g) override;
+  void write_numbers_of(const ParameterGroup& group, std::int64_t t, double* numbers) const override;
+  void update_group(std::size_t g, const Tensor& numbers) override;
 
   AdamOptions options_;
   bool decoupled_decay_;
@@ -37,15 +38,17 @@ class AdamW final : public Adam {
       : Adam("adamw", std::move(groups), options, true) {}
 };
 
-/// The numbers of one update.
-struct AdamStep {
-  double lr, beta1, beta2, eps;
-  double correction1, correction2;  ///< 1 - beta1^t and 1 - beta2^t
-  double gradient_decay;            ///< weight_decay of Adam, 0 for AdamW
-  double keep;                      ///< factor of the weights: 1 for Adam, 1 - lr weight_decay for AdamW
+/// What an update reads from its tensor of numbers.
+struct AdamNumbers {
+  double rate;            ///< lr / (1 - beta1^t)
+  double root;            ///< 1 / sqrt(1 - beta2^t), the factor of sqrt(v)
+  double gradient_decay;  ///< weight_decay of Adam, 0 for AdamW
+  double keep;            ///< factor of the weights: 1 for Adam, 1 - lr weight_decay for AdamW
   double gradient_scale;
 };
-/// All tensors [elements]; m and v are PyTorch's exp_avg and exp_avg_sq.
-extern Kernel<void(Tensor& w, const Tensor& grad, Tensor& m, Tensor& v, const AdamStep& step)> adam_update;
+/// w, grad, m and v [elements]; m and v are PyTorch's exp_avg and exp_avg_sq.
+extern Kernel<void(Tensor& w, const Tensor& grad, Tensor& m, Tensor& v, const Tensor& numbers,
+                   const AdamOptions& options)>
+    adam_update;
 
 }  // namespace dattn

@@ -3,8 +3,6 @@
 #define HWY_TARGET_INCLUDE "optim/adam_cpu.cpp"
 #include "hwy/foreach_target.h"
 //
-#include <cmath>
-
 #include "core/parallel.h"
 #include "core/simd.h"
 #include "optim/adam.h"
@@ -16,12 +14,12 @@ namespace dattn::HWY_NAMESPACE {
 constexpr std::int64_t kAdamTile = 16384;
 
 template <typename T>
-void AdamTile(std::int64_t n, T* w, const T* grad, T* m, T* v, const AdamStep& step) {
-  const auto rate = static_cast<T>(-step.lr / step.correction1);
-  const auto root = static_cast<T>(1 / std::sqrt(step.correction2)), eps = static_cast<T>(step.eps);
-  const auto new1 = static_cast<T>(1 - step.beta1), new2 = static_cast<T>(1 - step.beta2);
-  const auto old2 = static_cast<T>(step.beta2), keep = static_cast<T>(step.keep);
-  const auto decay = static_cast<T>(step.gradient_decay), scale = static_cast<T>(step.gradient_scale);
+void AdamTile(std::int64_t n, T* w, const T* grad, T* m, T* v, const AdamNumbers& numbers, const AdamOptions& options) {
+  const auto rate = static_cast<T>(-numbers.rate);
+  const auto root = static_cast<T>(numbers.root), eps = static_cast<T>(options.eps);
+  const auto new1 = static_cast<T>(1 - options.beta1), new2 = static_cast<T>(1 - options.beta2);
+  const auto old2 = static_cast<T>(options.beta2), keep = static_cast<T>(numbers.keep);
+  const auto decay = static_cast<T>(numbers.gradient_decay), scale = static_cast<T>(numbers.gradient_scale);
   for_lanes<T>(n, [&](auto d, std::int64_t i) HWY_ATTR {
     const auto old = hn::LoadU(d, w + i), old_m = hn::LoadU(d, m + i);
     const auto g = hn::MulAdd(hn::Set(d, decay), old, hn::Mul(hn::Set(d, scale), hn::LoadU(d, grad + i)));
@@ -34,12 +32,14 @@ void AdamTile(std::int64_t n, T* w, const T* grad, T* m, T* v, const AdamStep& s
   });
 }
 
-void AdamUpdate(Tensor& w, const Tensor& grad, Tensor& m, Tensor& v, const AdamStep& step) {
+void AdamUpdate(Tensor& w, const Tensor& grad, Tensor& m, Tensor& v, const Tensor& numbers,
+                const AdamOptions& options) {
+  const auto these = get_numbers<AdamNumbers>(numbers);
   dispatch_float("adam", w.dtype(), [&]<typename T>() HWY_ATTR {
     T *pw = w.data<T>(), *pm = m.data<T>(), *pv = v.data<T>();
     const T* pg = grad.data<T>();
     parallel_for(w.elements(), kAdamTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-      AdamTile<T>(end - begin, pw + begin, pg + begin, pm + begin, pv + begin, step);
+      AdamTile<T>(end - begin, pw + begin, pg + begin, pm + begin, pv + begin, these, options);
     });
   });
 }
@@ -51,11 +51,12 @@ HWY_AFTER_NAMESPACE();
 namespace dattn {
 
 HWY_EXPORT(AdamUpdate);
-static void adam_update_cpu(Tensor& w, const Tensor& grad, Tensor& m, Tensor& v, const AdamStep& step) {
-  HWY_DYNAMIC_DISPATCH(AdamUpdate)(w, grad, m, v, step);
+static void adam_update_cpu(Tensor& w, const Tensor& grad, Tensor& m, Tensor& v, const Tensor& numbers,
+                            const AdamOptions& options) {
+  HWY_DYNAMIC_DISPATCH(AdamUpdate)(w, grad, m, v, numbers, options);
 }
-constinit Kernel<void(Tensor&, const Tensor&, Tensor&, Tensor&, const AdamStep&)> adam_update{"adam_update",
-                                                                                              adam_update_cpu};
+constinit Kernel<void(Tensor&, const Tensor&, Tensor&, Tensor&, const Tensor&, const AdamOptions&)> adam_update{
+    "adam_update", adam_update_cpu};
 
 }  // namespace dattn
 #endif

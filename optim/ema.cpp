@@ -6,7 +6,10 @@
 namespace dattn {
 
 Ema::Ema(const FlatParameters& parameters, const std::vector<NamedTensor>& buffers, EmaOptions options)
-    : options_(options), groups_(parameters.groups()), updates_(Tensor::zeros({}, Dtype::int64)) {
+    : options_(options),
+      groups_(parameters.groups()),
+      updates_(Tensor::zeros({}, Dtype::int64)),
+      numbers_(kNumbers<EmaNumbers>, parameters.values().device()) {
   check(options.decay >= 0 && options.decay <= 1, "ema: decay expected in [0, 1], got {}", options.decay);
   for (const FlatGroup& group : groups_) pairs_.push_back({group.values, group.values.clone()});
   for (const NamedTensor& buffer : buffers) {
@@ -17,10 +20,20 @@ Ema::Ema(const FlatParameters& parameters, const std::vector<NamedTensor>& buffe
 }
 
 void Ema::update() {
+  numbers_.set([this](double* numbers) { write_numbers(updates(), numbers); });
+  apply();
+  count_updates(1);
+}
+
+void Ema::write_numbers(std::int64_t n, double* numbers) const {
+  const auto before = static_cast<double>(n);
+  const double decay = options_.warm_up ? std::min(options_.decay, (1 + before) / (10 + before)) : options_.decay;
+  put_numbers(EmaNumbers{.gain = 1 - decay}, numbers);
+}
+
+void Ema::apply() {
   check(!swapped_, "ema: update while the averages are in the model");
-  const auto n = static_cast<double>(updates_.data<std::int64_t>()[0]++);
-  const double decay = options_.warm_up ? std::min(options_.decay, (1 + n) / (10 + n)) : options_.decay;
-  for (Pair& pair : pairs_) ema_update(pair.weight, pair.average, decay);
+  for (Pair& pair : pairs_) ema_update(pair.weight, pair.average, numbers());
 }
 
 void Ema::swap() {

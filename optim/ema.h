@@ -7,6 +7,7 @@
 
 #include "core/flat_parameters.h"
 #include "core/kernel.h"
+#include "optim/update_numbers.h"
 
 namespace dattn {
 
@@ -28,6 +29,20 @@ class Ema {
 
   /// To be called after every optimizer step. Error while the averages are in the model.
   void update();
+
+  // The parts of update(), for updates that are captured once and replayed, as Optimizer has them.
+
+  /// Doubles that an update reads.
+  std::int64_t number_count() const { return numbers_.count(); }
+  /// Those of the update that follows `n` others.
+  void write_numbers(std::int64_t n, double* numbers) const;
+  /// float64 [number_count()] on the weights' device, where apply() finds them.
+  Tensor& numbers() { return numbers_.tensor(); }
+  /// Moves the averages by numbers(), without host work that depends on the update.
+  void apply();
+  /// Counts updates that were replayed.
+  void count_updates(std::int64_t n) { updates_.data<std::int64_t>()[0] += n; }
+
   std::int64_t updates() const { return updates_.data<std::int64_t>()[0]; }
 
   /// Exchanges the model's weights and buffers with their averages, and back at the second call. Elements change
@@ -49,6 +64,7 @@ class Ema {
   std::vector<NamedTensor> buffers_;
   std::vector<Pair> pairs_;  // one a group, then one a buffer
   Tensor updates_;           // int64, one element
+  UpdateNumbers numbers_;
   bool swapped_ = false;
 };
 
@@ -64,8 +80,12 @@ class WithAverages {
   Ema& ema_;
 };
 
-/// average = decay average + (1 - decay) weight.
-extern Kernel<void(const Tensor& weight, Tensor& average, double decay)> ema_update;
+/// What an update reads from its tensor of numbers.
+struct EmaNumbers {
+  double gain;  ///< 1 - decay
+};
+/// average = average + gain (weight - average).
+extern Kernel<void(const Tensor& weight, Tensor& average, const Tensor& numbers)> ema_update;
 /// Exchanges the elements of a and b.
 extern Kernel<void(Tensor& a, Tensor& b)> swap_elements;
 

@@ -13,11 +13,11 @@ namespace dattn::HWY_NAMESPACE {
 // Elements a tile: large beside the cost of a fork, small beside the L2 cache.
 constexpr std::int64_t kEmaTile = 16384;
 
-void EmaUpdate(const Tensor& weight, Tensor& average, double decay) {
+void EmaUpdate(const Tensor& weight, Tensor& average, const Tensor& numbers) {
   dispatch_float("ema", weight.dtype(), [&]<typename T>() HWY_ATTR {
     const T* w = weight.data<T>();
     T* a = average.data<T>();
-    const auto gain = static_cast<T>(1 - decay);
+    const auto gain = static_cast<T>(get_numbers<EmaNumbers>(numbers).gain);
     parallel_for(weight.elements(), kEmaTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
       for_lanes<T>(end - begin, [&](auto d, std::int64_t i) HWY_ATTR {
         const auto old = hn::LoadU(d, a + begin + i);
@@ -47,10 +47,10 @@ HWY_AFTER_NAMESPACE();
 namespace dattn {
 
 HWY_EXPORT(EmaUpdate);
-static void ema_update_cpu(const Tensor& weight, Tensor& average, double decay) {
-  HWY_DYNAMIC_DISPATCH(EmaUpdate)(weight, average, decay);
+static void ema_update_cpu(const Tensor& weight, Tensor& average, const Tensor& numbers) {
+  HWY_DYNAMIC_DISPATCH(EmaUpdate)(weight, average, numbers);
 }
-constinit Kernel<void(const Tensor&, Tensor&, double)> ema_update{"ema_update", ema_update_cpu};
+constinit Kernel<void(const Tensor&, Tensor&, const Tensor&)> ema_update{"ema_update", ema_update_cpu};
 
 HWY_EXPORT(SwapElements);
 static void exchange_cpu(Tensor& a, Tensor& b) { HWY_DYNAMIC_DISPATCH(SwapElements)(a, b); }

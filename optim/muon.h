@@ -27,6 +27,10 @@ enum class MuonScale : unsigned char {
 struct NewtonSchulz {
   int steps = 5;
   double eps = 1e-7;
+  /// Lets a device with tensor cores for bfloat16 hold the iterates in it, with sums in float32, as PyTorch does: the
+  /// result is as far from the exact one as PyTorch's (a percent or so of its norm). The CPU computes in the type of
+  /// the matrices.
+  bool bfloat16_on_device = true;
 };
 
 struct MuonOptions {
@@ -40,14 +44,16 @@ struct MuonOptions {
 };
 
 /// Equal to torch.optim.Muon, which averages its momentum with weights momentum and 1 - momentum: that scales u, which
-/// does not change orthogonalise(u). It works in float32 (or float64) throughout, where PyTorch iterates in bfloat16.
+/// does not change orthogonalise(u). On the CPU it works in float32 (or float64) throughout, where PyTorch iterates in
+/// bfloat16; on a device NewtonSchulz says.
 class Muon final : public Optimizer {
  public:
   /// Error for a parameter of rank below 2.
   explicit Muon(std::vector<ParameterGroup> groups, MuonOptions options = {});
 
  private:
-  void update(std::size_t g) override;
+  void write_numbers_of(const ParameterGroup& group, std::int64_t t, double* numbers) const override;
+  void update_group(std::size_t g, const Tensor& numbers) override;
 
   MuonOptions options_;
 };
@@ -55,20 +61,23 @@ class Muon final : public Optimizer {
 /// The nearest thing to an orthogonal matrix after some steps, for x [O, ...] read as a matrix of O rows.
 Tensor orthogonalise(const Tensor& x, NewtonSchulz options = {});
 
+/// What an update reads from its tensor of numbers.
+struct MuonNumbers {
+  double lr;
+  double keep;  ///< 1 - lr weight_decay
+  double gradient_scale;
+};
 /// m = momentum m + gradient_scale grad; u = gradient_scale grad + momentum m, or m without Nesterov. All [elements].
-struct MuonMomentum {
-  double momentum, gradient_scale;
-  bool nesterov;
-};
-extern Kernel<void(const Tensor& grad, Tensor& m, Tensor& u, const MuonMomentum& step)> muon_momentum;
+extern Kernel<void(const Tensor& grad, Tensor& m, Tensor& u, const Tensor& numbers, const MuonOptions& options)>
+    muon_momentum;
 
-/// w = keep w - lr orthogonalise(u), and with normalise_weights w = keep sqrt(O) / |w| w - lr orthogonalise(u). Both
-/// [O, I]; u is overwritten. keep = 0 does not read w.
-struct MuonStep {
-  double lr, keep;
-  bool normalise_weights;
-  NewtonSchulz newton_schulz;
-};
-extern Kernel<void(Tensor& u, Tensor& w, const MuonStep& step)> muon_update;
+/// w = keep w - lr scale orthogonalise(u), and with normalise_weights w = keep sqrt(O) / |w| w - lr scale
+/// orthogonalise(u), for each of `count` matrices. Both [count, O, I]; u is overwritten.
+extern Kernel<void(Tensor& u, Tensor& w, const Tensor& numbers, const MuonOptions& options)> muon_update;
+
+/// The factor of the rate for matrices of O rows and I columns.
+double rate_factor(MuonScale scale, std::int64_t O, std::int64_t I);
+/// The coefficients of the iteration.
+inline constexpr double kMuonA = 3.4445, kMuonB = -4.7750, kMuonC = 2.0315;
 
 }  // namespace dattn

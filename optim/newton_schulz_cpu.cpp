@@ -11,8 +11,6 @@ namespace dattn {
 
 namespace {
 
-constexpr double kA = 3.4445, kB = -4.7750, kC = 2.0315;
-
 // Steps between two looks at x itself. A round-off error in a vanishing eigenvalue of the Gram matrix grows by a^2 = 12
 // a step.
 constexpr int kStepsAtOnce = 3;
@@ -20,9 +18,9 @@ constexpr int kStepsAtOnce = 3;
 // p = a I + b s + c s s, all [n,n].
 template <typename T>
 void polynomial(std::int64_t n, const T* s, T* p) {
-  for (std::int64_t i = 0; i < n * n; ++i) p[i] = static_cast<T>(kB) * s[i];
-  for (std::int64_t i = 0; i < n; ++i) p[i * (n + 1)] += static_cast<T>(kA);
-  gemm<T>(Trans::no, Trans::no, n, n, n, static_cast<T>(kC), s, n, s, n, 1, p, n);
+  for (std::int64_t i = 0; i < n * n; ++i) p[i] = static_cast<T>(kMuonB) * s[i];
+  for (std::int64_t i = 0; i < n; ++i) p[i * (n + 1)] += static_cast<T>(kMuonA);
+  gemm<T>(Trans::no, Trans::no, n, n, n, static_cast<T>(kMuonC), s, n, s, n, 1, p, n);
 }
 
 // The iteration on the smaller side, n = min(rows, columns): with s = x x^T every factor p = a I + b s + c s s is a
@@ -76,21 +74,32 @@ class NewtonSchulzIteration {
   Scratch<T> squares_;
 };
 
-void muon_update_cpu(Tensor& u, Tensor& w, const MuonStep& step) {
-  double keep = step.keep;
-  if (step.normalise_weights) {
+// Scales u to the iteration's start and returns the factor of w.
+double prepare(Tensor u, const Tensor& w, double keep, const MuonOptions& options) {
+  if (options.normalise_weights) {
     const double w_norm = norm(w);
-    if (w_norm > 0) keep *= std::sqrt(static_cast<double>(w.size(0))) / w_norm;
+    if (w_norm > 0) keep *= std::sqrt(static_cast<double>(w.size(1))) / w_norm;
   }
-  multiply_by(u, u, 1 / (norm(u) + step.newton_schulz.eps));
+  multiply_by(u, u, 1 / (norm(u) + options.newton_schulz.eps));
+  return keep;
+}
+
+void muon_update_cpu(Tensor& u, Tensor& w, const Tensor& numbers, const MuonOptions& options) {
+  const auto these = get_numbers<MuonNumbers>(numbers);
+  const std::int64_t O = u.size(1), I = u.size(2);
+  const double rate = these.lr * rate_factor(options.scale, O, I);
   dispatch_float("muon", u.dtype(), [&]<typename T>() {
-    NewtonSchulzIteration<T>(u.size(0), u.size(1))
-        .run(step.newton_schulz.steps, u.data<T>(), static_cast<T>(-step.lr), static_cast<T>(keep), w.data<T>());
+    NewtonSchulzIteration<T> iteration(O, I);
+    for (std::int64_t i = 0; i < u.size(0); ++i) {
+      const double keep = prepare(u.slice(i, i + 1), w.slice(i, i + 1), these.keep, options);
+      iteration.run(options.newton_schulz.steps, u.data<T>() + i * O * I, static_cast<T>(-rate), static_cast<T>(keep),
+                    w.data<T>() + i * O * I);
+    }
   });
 }
 
 }  // namespace
 
-constinit Kernel<void(Tensor&, Tensor&, const MuonStep&)> muon_update{"muon_update", muon_update_cpu};
+constinit Kernel<void(Tensor&, Tensor&, const Tensor&, const MuonOptions&)> muon_update{"muon_update", muon_update_cpu};
 
 }  // namespace dattn

@@ -1,4 +1,4 @@
-// Optimizers: groups by role, stepping, state.
+// Optimizers: groups by role, updates, state.
 #include "optim/optimizer.h"
 
 #include <algorithm>
@@ -21,10 +21,24 @@ std::vector<std::vector<NamedParameter>> group_by_role(const std::vector<NamedPa
   return groups;
 }
 
-Optimizer::Optimizer(const char* name, std::vector<ParameterGroup> groups, const std::vector<const char*>& moments)
-    : name_(name), groups_(std::move(groups)), steps_(Tensor::zeros({}, Dtype::int64)) {
+namespace {
+
+Device device_of(const std::vector<ParameterGroup>& groups) {
+  return groups.empty() ? Device::cpu : groups.front().flat.values.device();
+}
+
+}  // namespace
+
+Optimizer::Optimizer(const char* name, std::vector<ParameterGroup> groups, const std::vector<const char*>& moments,
+                     std::int64_t numbers)
+    : name_(name),
+      groups_(std::move(groups)),
+      steps_(Tensor::zeros({}, Dtype::int64)),
+      group_numbers_(numbers),
+      numbers_(static_cast<std::int64_t>(groups_.size()) * numbers, device_of(groups_)) {
   for (const ParameterGroup& group : groups_) {
     check(group.flat.values.defined(), "{}: a group has no parameters\nhint: take groups from FlatParameters", name_);
+    check(group.flat.values.device() == device_of(groups_), "{}: expected all groups on one device", name_);
   }
   for (const char* moment_name : moments) {
     Moment moment{moment_name, {}};
@@ -37,6 +51,19 @@ Optimizer::Optimizer(const char* name, std::vector<ParameterGroup> groups, const
 }
 
 void Optimizer::step() {
+  numbers_.set([this](double* numbers) { write_numbers(steps() + 1, numbers); });
+  update();
+  count_steps(1);
+}
+
+void Optimizer::write_numbers(std::int64_t t, double* numbers) const {
+  for (const ParameterGroup& group : groups_) {
+    write_numbers_of(group, t, numbers);
+    numbers += group_numbers_;
+  }
+}
+
+void Optimizer::update() {
   for (const ParameterGroup& group : groups_) {
     for (const FlatGroup::Slice& slice : group.flat.slices) {
       const auto offset = static_cast<std::size_t>(slice.begin) * size_of(group.flat.values.dtype());
@@ -46,8 +73,10 @@ void Optimizer::step() {
             slice.name);
     }
   }
-  ++steps_.data<std::int64_t>()[0];
-  for (std::size_t g = 0; g < groups_.size(); ++g) update(g);
+  for (std::size_t g = 0; g < groups_.size(); ++g) {
+    const std::int64_t begin = static_cast<std::int64_t>(g) * group_numbers_;
+    update_group(g, numbers().slice(begin, begin + group_numbers_));
+  }
 }
 
 void Optimizer::zero_grad() {

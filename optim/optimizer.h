@@ -1,5 +1,5 @@
-// Optimizers: what all of them share, which is groups of flat parameters, the count of steps, and state for
-// checkpoints.
+// Optimizers: what all of them share, which is groups of flat parameters, the count of steps, the numbers of an update,
+// and state for checkpoints.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/flat_parameters.h"
+#include "optim/update_numbers.h"
 
 namespace dattn {
 
@@ -37,8 +38,25 @@ class Optimizer {
   std::vector<ParameterGroup>& groups() { return groups_; }
   const std::vector<ParameterGroup>& groups() const { return groups_; }
 
-  /// One update of all groups. Gradients are left as they are. Error where a parameter has left its flat buffer.
+  /// One update of all groups by their present rates. Gradients are left as they are. Error where a parameter has left
+  /// its flat buffer.
   void step();
+
+  // The parts of step(), for updates that are captured once and replayed: numbers() get what write_numbers() gives for
+  // the next update, update() applies it, count_steps() counts it.
+
+  /// Doubles that the update of all groups reads.
+  std::int64_t number_count() const { return numbers_.count(); }
+  /// Those of update t (1, 2, ...) under the groups' present rates, decays and scales.
+  void write_numbers(std::int64_t t, double* numbers) const;
+  /// float64 [number_count()] on the parameters' device, where update() finds them.
+  Tensor& numbers() { return numbers_.tensor(); }
+  /// Updates all groups by numbers(). On a device it does nothing on the host that depends on the step; which
+  /// parameters are trained is fixed by its capture.
+  void update();
+  /// Counts updates that were replayed.
+  void count_steps(std::int64_t n) { steps_.data<std::int64_t>()[0] += n; }
+
   void zero_grad();
   /// Steps taken, those before a checkpoint included.
   std::int64_t steps() const { return steps_.data<std::int64_t>()[0]; }
@@ -49,11 +67,15 @@ class Optimizer {
   std::vector<NamedTensor> state() const;
 
  protected:
-  /// `moments` names the running tensors that the optimizer keeps for every element; they start at zero.
-  Optimizer(const char* name, std::vector<ParameterGroup> groups, const std::vector<const char*>& moments);
+  /// `moments` names the running tensors that the optimizer keeps for every element; they start at zero. The update of
+  /// a group reads `numbers` doubles.
+  Optimizer(const char* name, std::vector<ParameterGroup> groups, const std::vector<const char*>& moments,
+            std::int64_t numbers);
 
-  /// Updates group g.
-  virtual void update(std::size_t g) = 0;
+  /// Writes the numbers of a group's update t.
+  virtual void write_numbers_of(const ParameterGroup& group, std::int64_t t, double* numbers) const = 0;
+  /// Updates group g by its numbers.
+  virtual void update_group(std::size_t g, const Tensor& numbers) = 0;
 
   /// Moment i (in the constructor's order) of group g: [elements] like the group's values.
   const Tensor& moment(std::size_t i, std::size_t g) const { return moments_[i].tensors[g]; }
@@ -84,6 +106,8 @@ class Optimizer {
   std::vector<ParameterGroup> groups_;
   std::vector<Moment> moments_;
   Tensor steps_;  // int64, one element
+  std::int64_t group_numbers_;
+  UpdateNumbers numbers_;  // [groups, group_numbers_]
 };
 
 }  // namespace dattn

@@ -18,17 +18,18 @@ class Sgd final : public Optimizer {
   explicit Sgd(std::vector<ParameterGroup> groups, SgdOptions options = {});
 
  private:
-  void update(std::size_t g) override;
+  void write_numbers_of(const ParameterGroup& group, std::int64_t t, double* numbers) const override;
+  void update_group(std::size_t g, const Tensor& numbers) override;
 
   SgdOptions options_;
 };
 
-/// The numbers of one update.
-struct SgdStep {
-  double lr, momentum, weight_decay, gradient_scale;
-  bool nesterov;
+/// What an update reads from its tensor of numbers.
+struct SgdNumbers {
+  double lr, weight_decay, gradient_scale;
 };
-/// All tensors [elements]; m is undefined where momentum is 0.
-extern Kernel<void(Tensor& w, const Tensor& grad, Tensor& m, const SgdStep& step)> sgd_update;
+/// w, grad and m [elements]; m is undefined where momentum is 0.
+extern Kernel<void(Tensor& w, const Tensor& grad, Tensor& m, const Tensor& numbers, const SgdOptions& options)>
+    sgd_update;
 
 }  // namespace dattn

@@ -14,9 +14,9 @@ namespace dattn::HWY_NAMESPACE {
 constexpr std::int64_t kSgdTile = 16384;
 
 template <typename T>
-void SgdTile(std::int64_t n, T* w, const T* grad, T* m, const SgdStep& step) {
-  const auto lr = static_cast<T>(-step.lr), momentum = static_cast<T>(step.momentum);
-  const auto decay = static_cast<T>(step.weight_decay), scale = static_cast<T>(step.gradient_scale);
+void SgdTile(std::int64_t n, T* w, const T* grad, T* m, const SgdNumbers& numbers, const SgdOptions& options) {
+  const auto lr = static_cast<T>(-numbers.lr), momentum = static_cast<T>(options.momentum);
+  const auto decay = static_cast<T>(numbers.weight_decay), scale = static_cast<T>(numbers.gradient_scale);
   for_lanes<T>(n, [&](auto d, std::int64_t i) HWY_ATTR {
     const auto old = hn::LoadU(d, w + i);
     const auto g = hn::MulAdd(hn::Set(d, decay), old, hn::Mul(hn::Set(d, scale), hn::LoadU(d, grad + i)));
@@ -24,18 +24,19 @@ void SgdTile(std::int64_t n, T* w, const T* grad, T* m, const SgdStep& step) {
     if (m) {
       const auto running = hn::MulAdd(hn::Set(d, momentum), hn::LoadU(d, m + i), g);
       hn::StoreU(running, d, m + i);
-      direction = step.nesterov ? hn::MulAdd(hn::Set(d, momentum), running, g) : running;
+      direction = options.nesterov ? hn::MulAdd(hn::Set(d, momentum), running, g) : running;
     }
     hn::StoreU(hn::MulAdd(hn::Set(d, lr), direction, old), d, w + i);
   });
 }
 
-void SgdUpdate(Tensor& w, const Tensor& grad, Tensor& m, const SgdStep& step) {
+void SgdUpdate(Tensor& w, const Tensor& grad, Tensor& m, const Tensor& numbers, const SgdOptions& options) {
+  const auto these = get_numbers<SgdNumbers>(numbers);
   dispatch_float("sgd", w.dtype(), [&]<typename T>() HWY_ATTR {
     T *pw = w.data<T>(), *pm = m ? m.data<T>() : nullptr;
     const T* pg = grad.data<T>();
     parallel_for(w.elements(), kSgdTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-      SgdTile<T>(end - begin, pw + begin, pg + begin, pm ? pm + begin : nullptr, step);
+      SgdTile<T>(end - begin, pw + begin, pg + begin, pm ? pm + begin : nullptr, these, options);
     });
   });
 }
@@ -47,10 +48,11 @@ HWY_AFTER_NAMESPACE();
 namespace dattn {
 
 HWY_EXPORT(SgdUpdate);
-static void sgd_update_cpu(Tensor& w, const Tensor& grad, Tensor& m, const SgdStep& step) {
-  HWY_DYNAMIC_DISPATCH(SgdUpdate)(w, grad, m, step);
+static void sgd_update_cpu(Tensor& w, const Tensor& grad, Tensor& m, const Tensor& numbers, const SgdOptions& options) {
+  HWY_DYNAMIC_DISPATCH(SgdUpdate)(w, grad, m, numbers, options);
 }
-constinit Kernel<void(Tensor&, const Tensor&, Tensor&, const SgdStep&)> sgd_update{"sgd_update", sgd_update_cpu};
+constinit Kernel<void(Tensor&, const Tensor&, Tensor&, const Tensor&, const SgdOptions&)> sgd_update{"sgd_update",
+                                                                                                     sgd_update_cpu};
 
 }  // namespace dattn
 #endif

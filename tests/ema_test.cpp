@@ -65,6 +65,23 @@ TEST(Ema, EqualsThePlainLoop) {
   }
 }
 
+TEST(Ema, ReplayedUpdatesAreUpdatesToTheSameBits) {
+  const EmaOptions options{.decay = 0.5, .warm_up = true};
+  Averaged updated(options), replayed(options);
+  updated.steps(0, 6);
+  replayed.steps(0, 2);
+  Tensor table = Tensor::empty({4, replayed.ema.number_count()}, Dtype::float64);
+  for (std::int64_t n = 0; n < 4; ++n) replayed.ema.write_numbers(n + 2, table.data<double>() + n * table.size(1));
+  for (std::int64_t n = 0; n < 4; ++n) {
+    move_weights(replayed.model, replayed.running, n + 2);
+    replayed.ema.numbers().copy_from(table.slice(n, n + 1));
+    replayed.ema.apply();
+  }
+  replayed.ema.count_updates(4);
+  const auto a = updated.ema.state(), b = replayed.ema.state();
+  for (std::size_t i = 0; i < a.size(); ++i) EXPECT_EQ(doubles(a[i].tensor), doubles(b[i].tensor)) << a[i].name;
+}
+
 TEST(Ema, SavedStateContinuesToTheSameBits) {
   const EmaOptions options{.decay = 0.9, .warm_up = true};
   Averaged whole(options), first(options), second(options);
@@ -86,9 +103,11 @@ TEST(Ema, RefusesUpdatesWhileTheAveragesAreInTheModel) {
   Averaged a({});
   a.ema.swap();
   EXPECT_THROW(a.ema.update(), Error);
+  EXPECT_THROW(a.ema.apply(), Error);
   EXPECT_THROW(a.ema.state(), Error);
   a.ema.swap();
   a.ema.update();
+  EXPECT_EQ(a.ema.updates(), 1);
 }
 
 }  // namespace

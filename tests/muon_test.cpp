@@ -119,6 +119,29 @@ TEST(Muon, AZeroGradientGivesNoUpdate) {
   for (std::int64_t i = 0; i < y.elements(); ++i) EXPECT_EQ(y.at(i), 0);
 }
 
+// Neighbours of one shape go through the update together, without a change to any.
+TEST(Muon, MatricesOfOneShapeAreUpdatedEachByItself) {
+  std::vector<NamedParameter> parameters;
+  for (std::uint32_t i = 0; i < 5; ++i) {
+    parameters.push_back({"w" + std::to_string(i), normal_parameter({4, i < 4 ? 8 : 12}, i)});
+    parameters[i].parameter.grad().copy_from(normal(parameters[i].parameter.shape(), 10 + i));
+  }
+  parameters[1].parameter.set_trainable(false);
+  const MuonOptions options{.momentum = 0, .nesterov = false, .normalise_weights = true};
+  std::vector<Matrix> expected;
+  for (const auto& [name, p] : parameters) {
+    const Matrix w = matrix_of(p.value());
+    const Matrix moved = w * (2 / w.norm()) - 0.1 * matrix_of(orthogonalise(p.grad()));
+    expected.push_back(p.trainable() ? moved : w);
+  }
+  FlatParameters flat({parameters});
+  Muon muon({{flat.group(0), 0.1}}, options);
+  muon.step();
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    EXPECT_LE((matrix_of(parameters[i].parameter.value()) - expected[i]).cwiseAbs().maxCoeff(), 1e-13) << i;
+  }
+}
+
 // The recipe of airbench94: plain sums as momentum, weights rescaled, no scale of the rate.
 TEST(Muon, NormalisesWeightsLikeTheRecipe) {
   OptimModel model;

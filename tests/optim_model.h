@@ -1,11 +1,16 @@
-// A small set of parameters with gradients that follow a fixed course, for the tests of optimizers.
+// A small set of parameters with gradients that follow a fixed course, and their training by every optimizer, for the
+// tests of optimizers on any device.
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <vector>
 
 #include "core/flat_parameters.h"
 #include "op_cases.h"
-#include "optim/optimizer.h"
+#include "optim/adam.h"
+#include "optim/muon.h"
+#include "optim/sgd.h"
 
 namespace dattn::test {
 
@@ -13,11 +18,11 @@ namespace dattn::test {
 struct OptimModel {
   std::vector<NamedParameter> parameters;
 
-  explicit OptimModel(Dtype dtype = Dtype::float64, std::int64_t size = 5) {
-    add("linear.weight", {size, 7}, Role::matrix, dtype);
-    add("linear.bias", {7}, Role::vector, dtype);
-    add("conv.weight", {size, 3, 3, 2}, Role::matrix, dtype);
-    add("table", {3, 3}, Role::table, dtype);
+  explicit OptimModel(Dtype dtype = Dtype::float64, std::int64_t size = 5, Device device = Device::cpu) {
+    add("linear.weight", {size, 7}, Role::matrix, dtype, device);
+    add("linear.bias", {7}, Role::vector, dtype, device);
+    add("conv.weight", {size, 3, 3, 2}, Role::matrix, dtype, device);
+    add("table", {3, 3}, Role::table, dtype, device);
   }
 
   /// The gradients of step `step`: normal numbers, the same in every run and type.
@@ -30,16 +35,77 @@ struct OptimModel {
   }
 
  private:
-  void add(const char* name, const Shape& shape, Role role, Dtype dtype) {
+  void add(const char* name, const Shape& shape, Role role, Dtype dtype, Device device) {
     const auto lane = static_cast<std::uint32_t>(parameters.size());
     Parameter p = normal_parameter(shape, lane, 1, role);
     p.to(dtype);
+    p.to(device);
     parameters.push_back({name, p});
   }
 };
 
+using MakeOptimizer = std::function<std::unique_ptr<Optimizer>(std::vector<ParameterGroup>)>;
+
+/// Every optimizer; Muon takes the first group alone.
+inline std::vector<MakeOptimizer> every_optimizer() {
+  const NewtonSchulz exact{.bfloat16_on_device = false};
+  const MuonOptions normalising{.momentum = 0.6, .newton_schulz = exact, .normalise_weights = true};
+  return {
+      [](auto groups) { return std::make_unique<Sgd>(groups); },
+      [](auto groups) {
+        return std::make_unique<Sgd>(groups, SgdOptions{0.9, true});
+      },
+      [](auto groups) { return std::make_unique<Adam>(groups); },
+      [](auto groups) { return std::make_unique<AdamW>(groups); },
+      [=](auto groups) { return std::make_unique<Muon>(std::vector{groups[0]}, MuonOptions{.newton_schulz = exact}); },
+      [=](auto groups) { return std::make_unique<Muon>(std::vector{groups[0]}, normalising); }};
+}
+
+/// A model in float32, matrices in one group and the rest in another, and an optimizer whose rates change every step.
+struct Training {
+  OptimModel model;
+  FlatParameters flat;
+  std::unique_ptr<Optimizer> optimizer;
+
+  explicit Training(const MakeOptimizer& make, std::int64_t size = 5, Device device = Device::cpu)
+      : model(Dtype::float32, size, device),
+        flat(group_by_role(model.parameters, {{Role::matrix}, {Role::vector, Role::table}})),
+        optimizer(make({{flat.group(0), 0, 0.1, 0.5}, {flat.group(1)}})) {}
+
+  void steps(std::int64_t begin, std::int64_t end) {
+    for (std::int64_t step = begin; step < end; ++step) {
+      model.set_gradients(step);
+      set_rates(step);
+      optimizer->step();
+    }
+  }
+
+  /// The same as replayed updates: numbers of all steps in one table on the device, a row of it before each update.
+  void replay(std::int64_t begin, std::int64_t end) {
+    Tensor rows = Tensor::empty({end - begin, optimizer->number_count()}, Dtype::float64);
+    for (std::int64_t step = begin; step < end; ++step) {
+      set_rates(step);
+      optimizer->write_numbers(step + 1, rows.data<double>() + (step - begin) * rows.size(1));
+    }
+    const Tensor table = rows.to(flat.values().device());
+    for (std::int64_t step = begin; step < end; ++step) {
+      model.set_gradients(step);
+      optimizer->numbers().copy_from(table.slice(step - begin, step - begin + 1));
+      optimizer->update();
+    }
+    optimizer->count_steps(end - begin);
+  }
+
+ private:
+  void set_rates(std::int64_t step) {
+    for (std::size_t g = 0; g < optimizer->groups().size(); ++g) {
+      optimizer->groups()[g].lr = (g == 0 ? 0.02 : 0.03) / (1 + 0.25 * static_cast<double>(step));
+    }
+  }
+};
+
 inline std::vector<double> doubles(const Tensor& x) {
-  const Tensor y = x.to(Dtype::float64);
+  const Tensor y = x.to(Device::cpu).to(Dtype::float64);
   return {y.data<double>(), y.data<double>() + y.elements()};
 }
 

@@ -4,21 +4,16 @@
 #include <cmath>
 #include <functional>
 #include <limits>
-#include <memory>
 
 #include "core/parallel.h"
 #include "count_new.h"
 #include "error_text.h"
-#include "optim/adam.h"
 #include "optim/gradient_norm.h"
-#include "optim/muon.h"
-#include "optim/sgd.h"
 #include "optim_model.h"
 
 namespace dattn::test {
 namespace {
 
-using MakeOptimizer = std::function<std::unique_ptr<Optimizer>(std::vector<ParameterGroup>)>;
 // One element's plain update: the new weight from the step (from 1), the weight and the gradient; `state` starts at
 // zero.
 using PlainUpdate = std::function<double(std::int64_t step, double w, double grad, double (&state)[2])>;
@@ -104,34 +99,6 @@ TEST_P(Adams, EqualThePlainLoop) {
 INSTANTIATE_TEST_SUITE_P(Optim, Adams,
                          testing::Combine(testing::Values(Dtype::float64, Dtype::float32), testing::Bool()));
 
-// Every optimizer, over two groups whose numbers differ.
-std::vector<MakeOptimizer> every_optimizer() {
-  return {[](auto groups) {
-            return std::make_unique<Sgd>(groups, SgdOptions{0.9, true});
-          },
-          [](auto groups) { return std::make_unique<Adam>(groups); },
-          [](auto groups) { return std::make_unique<AdamW>(groups); },
-          [](auto groups) { return std::make_unique<Muon>(std::vector{groups[0]}); }};
-}
-
-struct Training {
-  OptimModel model;
-  FlatParameters flat;
-  std::unique_ptr<Optimizer> optimizer;
-
-  Training(const MakeOptimizer& make, std::int64_t size = 5)
-      : model(Dtype::float32, size),
-        flat(group_by_role(model.parameters, {{Role::matrix}, {Role::vector, Role::table}})),
-        optimizer(make({{flat.group(0), 0.02, 0.1}, {flat.group(1), 0.03}})) {}
-
-  void steps(std::int64_t begin, std::int64_t end) {
-    for (std::int64_t step = begin; step < end; ++step) {
-      model.set_gradients(step);
-      optimizer->step();
-    }
-  }
-};
-
 TEST(Optim, SavedStateContinuesToTheSameBits) {
   for (const MakeOptimizer& make : every_optimizer()) {
     Training whole(make), first(make), second(make);
@@ -147,6 +114,18 @@ TEST(Optim, SavedStateContinuesToTheSameBits) {
     second.steps(3, 6);
     EXPECT_EQ(doubles(second.flat.values()), doubles(whole.flat.values())) << whole.optimizer->name();
     EXPECT_EQ(second.optimizer->steps(), 6);
+  }
+}
+
+TEST(Optim, ReplayedUpdatesAreStepsToTheSameBits) {
+  for (const MakeOptimizer& make : every_optimizer()) {
+    Training steps(make), replayed(make);
+    steps.steps(0, 6);
+    replayed.steps(0, 2);
+    replayed.replay(2, 6);
+    const auto a = steps.optimizer->state(), b = replayed.optimizer->state();
+    for (std::size_t i = 0; i < a.size(); ++i) EXPECT_EQ(doubles(a[i].tensor), doubles(b[i].tensor)) << a[i].name;
+    EXPECT_EQ(doubles(steps.flat.values()), doubles(replayed.flat.values())) << steps.optimizer->name();
   }
 }
 
