@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Compares `bench` with PyTorch on this machine, case by case, in alternation.
 
-usage: against_torch.py BENCH VENV [--case NAME]... [--threads N] [--rounds N] [--calls N] [--write]
+usage: against_torch.py BENCH VENV [--case NAME]... [--device cpu|cuda] [--precision float32|bfloat16] [--threads N]
+       [--rounds N] [--calls N] [--raw FILE] [--write]
 
-A round of a case runs every variant of the peer (fused attention and plain, channels-last and contiguous, compiled and
-not) and dattn, one process each, one after the other; which of the two sides begins alternates. After the first round
-only the peer's two fastest variants go on. Figures are medians over rounds of each process's own median. --write puts
-the table into docs/performance.md and the raw lines into bench/results/.
+A round of a case runs every variant of the peer (on the CPU: fused attention and plain, channels-last and contiguous,
+compiled and not; on a GPU: eager, compiled, compiled with CUDA graphs) and dattn, one process each, one after the other;
+which of the two sides begins alternates. After the first round only the peer's two fastest variants go on. Figures are
+medians over rounds of each process's own median. --write puts the table into docs/performance.md and the raw lines into
+bench/results/; --raw puts them into a file as they come.
 """
 import argparse
 import datetime
@@ -19,7 +21,7 @@ import subprocess
 import sys
 
 FOLDER = pathlib.Path(__file__).resolve().parent
-VARIANTS = {
+ON_CPU = {
     'fused': [],
     'fused contiguous': ['--contiguous'],
     'plain': ['--plain'],
@@ -27,6 +29,11 @@ VARIANTS = {
     'compiled contiguous': ['--compile', '--contiguous'],
 }
 WITHOUT_ATTENTION = ['fused', 'fused contiguous', 'compiled', 'compiled contiguous']
+ON_CUDA = {
+    'eager': [],
+    'compiled': ['--compile'],
+    'compiled, graphs': ['--compile', 'reduce-overhead'],
+}
 BEGIN, END = '<!-- against torch: begin -->', '<!-- against torch: end -->'
 
 
@@ -42,27 +49,36 @@ def lines_of(command):
 class Comparison:
     def __init__(self, options):
         self.options = options
+        self.variants = ON_CPU if options.device == 'cpu' else ON_CUDA
         self.raw = []
+        if options.raw:
+            options.raw.write_text('')
 
     def ours(self, case):
         o = self.options
-        command = [o.bench, '--case', case, '--json', '--rounds', str(o.calls), '--threads', str(o.threads)]
+        command = [o.bench, '--case', case, '--json', '--rounds', str(o.calls), '--threads', str(o.threads), '--device',
+                   o.device, '--precision', o.precision]
         return self.timed('dattn', command)
 
     def peers(self, case, variant):
         o = self.options
         command = [o.venv / 'torch-python', FOLDER / 'peer' / 'bench_torch.py', case, '--threads', str(o.threads),
-                   '--rounds', str(o.calls), *VARIANTS[variant]]
+                   '--rounds', str(o.calls), '--device', o.device, '--dtype', o.precision, *self.variants[variant]]
         return self.timed(variant, command)
 
     def timed(self, side, command):
         for line in lines_of(command):
             self.raw.append({'side': side, **line})
+            if self.options.raw:
+                with self.options.raw.open('a') as file:
+                    file.write(json.dumps(self.raw[-1]) + '\n')
             return line
         return None
 
     def case(self, case):
-        variants = WITHOUT_ATTENTION if case.startswith(('conv_', 'plain_')) else list(VARIANTS)
+        variants = list(self.variants)
+        if self.options.device == 'cpu' and case.startswith(('conv_', 'plain_')):
+            variants = WITHOUT_ATTENTION
         ours, peers = [], {}
         for number in range(self.options.rounds):
             sides = [('dattn', None)] + [('torch', v) for v in variants]
@@ -97,10 +113,10 @@ def row(case, ours, peers):
     steps = ['-', best, '-', '-']
     if measure(ours) == 'step_ms':
         step, peer_step = median(ours, 'step_ms'), median(peers[best], 'step_ms')
-        steps = [f'{peer_step:.1f}', best, f'{step:.1f}', f'{peer_step / step:.2f}']
+        steps = [f'{peer_step:.4g}', best, f'{step:.4g}', f'{peer_step / step:.2f}']
     forward, peer_forward = median(ours, 'forward_ms'), median(peers[best_forward], 'forward_ms')
-    return [case, f"{median(ours, 'floor_ms'):.1f}", *steps, f'{spread(peers[best]):.0f} / {spread(ours):.0f}',
-            f'{peer_forward:.1f}', f'{forward:.1f}', f'{peer_forward / forward:.2f}']
+    return [case, f"{median(ours, 'floor_ms'):.3g}", *steps, f'{spread(peers[best]):.0f} / {spread(ours):.0f}',
+            f'{peer_forward:.4g}', f'{forward:.4g}', f'{peer_forward / forward:.2f}']
 
 
 HEADER = ['case', 'floor, ms', "peer's best step, ms", 'which', 'step, ms', 'ratio', 'spread, %', "peer's forward, ms",
@@ -147,12 +163,17 @@ def main():
     parser.add_argument('bench', type=pathlib.Path)
     parser.add_argument('venv', type=pathlib.Path)
     parser.add_argument('--case', action='append')
+    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
+    parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32')
     parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument('--rounds', type=int, default=3, help='rounds of alternation')
     parser.add_argument('--calls', type=int, default=7, help='calls that a process times')
+    parser.add_argument('--raw', type=pathlib.Path, help='file for the raw lines')
     parser.add_argument('--write', action='store_true', help='into docs/performance.md and bench/results/')
     options = parser.parse_args()
-    known = [line.split()[0] for line in lines_of_text([options.bench, '--list'])]
+    if options.write and options.device != 'cpu':
+        parser.error('--write is for the CPU')
+    known = [line.split()[0] for line in lines_of_text([options.bench, '--list', '--device', options.device])]
     for case in options.case or []:
         if case not in known:
             parser.error(f'no case {case} (known: {" ".join(known)})')
@@ -162,6 +183,7 @@ def main():
         done = comparison.case(case)
         if done:
             rows.append(done)
+            print(f'{case}: {done[4]} ms a step, {done[2]} the peer\'s ({done[3]})', file=sys.stderr, flush=True)
     if not rows:
         sys.exit('against_torch: nothing could be timed')
     print(table(rows))

@@ -4,68 +4,115 @@
 #include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "bench/cases.h"
 #include "bench/machine.h"
 #include "core/autograd.h"
 #include "core/memory.h"
 #include "core/parallel.h"
+#include "cuda/memory.h"
+#include "cuda/stopwatch.h"
+#include "train/device.h"
 #include "train/models.h"
 
 namespace dattn {
 namespace {
 
-// Median milliseconds of f over `rounds` calls, after two that warm up.
-double median_ms(int rounds, const std::function<void()>& f) {
-  f();
-  f();
-  std::vector<double> times;
-  for (int i = 0; i < rounds; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    f();
-    times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+// Milliseconds of one call, by the host's clock or by events of the device.
+class Timer {
+ public:
+  explicit Timer(Device device) {
+    if (device == Device::cuda) watch_.emplace();
   }
+  double operator()(const std::function<void()>& f) {
+    const auto start = std::chrono::steady_clock::now();
+    if (watch_) watch_->start();
+    f();
+    if (watch_) return watch_->stop();
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  }
+
+ private:
+  std::optional<cuda::Stopwatch> watch_;
+};
+
+// Median milliseconds of f over `rounds` calls, after two that warm up.
+double median_ms(int rounds, Device device, const std::function<void()>& f) {
+  f();
+  f();
+  Timer timer(device);
+  std::vector<double> times;
+  for (int i = 0; i < rounds; ++i) times.push_back(timer(f));
   std::nth_element(times.begin(), times.begin() + rounds / 2, times.end());
   return times[static_cast<std::size_t>(rounds / 2)];
 }
 
-nlohmann::json time_case(const Case& one, const Machine& machine, int rounds, Dtype precision) {
-  const Running running = one.make(precision);
-  pool::trim();
-  pool::reset_peak();
-  const double forward = median_ms(rounds, [&] {
+// The pool of a device.
+struct Pool {
+  void (*trim)();
+  void (*reset_peak)();
+  PoolStatistics (*statistics)();
+};
+constexpr Pool pool_of(Device device) {
+  if (device == Device::cpu) return {pool::trim, pool::reset_peak, pool::statistics};
+  return {cuda::device_pool::trim, cuda::device_pool::reset_peak, cuda::device_pool::statistics};
+}
+
+nlohmann::json time_case(const Case& one, const Machine& machine, int rounds, Place place) {
+  const Running running = one.make(place);
+  const Pool memory = pool_of(place.device);
+  memory.trim();
+  memory.reset_peak();
+  Tensor dy;
+  const double forward = median_ms(rounds, place.device, [&] {
     NoGrad no_grad;
-    running.forward();
+    const Tensor y = running.forward();
+    if (!dy) dy = Tensor::like(y);
   });
   nlohmann::json step;  // null in inference
   if (!one.inference) {
-    step = median_ms(rounds, [&] {
+    dy.fill(1);
+    step = median_ms(rounds, place.device, [&] {
       running.clear();
-      const Tensor y = running.forward();
-      backward(y, Tensor::full(y.shape(), 1, y.dtype()));
+      backward(running.forward(), dy);
     });
   }
-  const double floor =
-      std::max(one.work.operations / machine.operations_per_second, one.work.bytes / machine.bytes_per_second);
+  const double bytes = one.work.elements * static_cast<double>(size_of(place.precision));
+  const double floor = std::max(one.work.operations / machine.operations_per_second, bytes / machine.bytes_per_second);
   return {{"case", one.name},
           {"forward_ms", forward},
           {"step_ms", step},
-          {"peak_mb", static_cast<double>(pool::statistics().peak_in_use) / 1e6},
+          {"peak_mb", static_cast<double>(memory.statistics().peak_in_use) / 1e6},
           {"floor_ms", floor * 1e3},
           {"threads", thread_count()},
-          {"precision", name(precision)}};
+          {"precision", name(place.precision)},
+          {"device", name(place.device)}};
 }
 
-int run(const std::vector<std::string>& names, int rounds, Dtype precision, bool json) {
-  const Machine machine = measure_machine();
-  if (!json) {
-    fmt::print("{} threads, {:.0f} GFLOP/s in float32, {:.1f} GB/s, activations in {}\n\n", thread_count(),
-               machine.operations_per_second / 1e9, machine.bytes_per_second / 1e9, name(precision));
-    fmt::print("{:<26}  {:>11}  {:>11}  {:>11}  {:>9}\n", "case", "forward, ms", "step, ms", "floor, ms", "peak, MB");
-  }
+void print_head(const Machine& machine, Place place) {
+  const std::string who = place.device == Device::cpu ? fmt::format("{} threads", thread_count()) : "the device";
+  fmt::print("{}, {:.0f} GFLOP/s in {}, {:.1f} GB/s, activations in {}\n\n", who, machine.operations_per_second / 1e9,
+             place.device == Device::cpu ? "float32" : name(place.precision), machine.bytes_per_second / 1e9,
+             name(place.precision));
+  fmt::print("{:<26}  {:>11}  {:>11}  {:>11}  {:>9}\n", "case", "forward, ms", "step, ms", "floor, ms", "peak, MB");
+}
+
+// Those named, or all that the place is fit for.
+std::vector<Case> chosen_cases(const std::vector<std::string>& names, Device device) {
+  std::vector<Case> chosen;
   for (const Case& one : cases()) {
-    if (!names.empty() && std::find(names.begin(), names.end(), one.name) == names.end()) continue;
-    const nlohmann::json result = time_case(one, machine, rounds, precision);
+    const bool named = std::find(names.begin(), names.end(), one.name) != names.end();
+    if (named || (names.empty() && (!one.heavy || device == Device::cuda))) chosen.push_back(one);
+  }
+  return chosen;
+}
+
+int run(const std::vector<Case>& chosen, int rounds, Place place, bool json) {
+  const Machine machine = place.device == Device::cpu ? measure_machine() : measure_device(place.precision);
+  if (!json) print_head(machine, place);
+  for (const Case& one : chosen) {
+    const nlohmann::json result = time_case(one, machine, rounds, place);
     const auto number = [&](const char* key) { return result[key].get<double>(); };
     if (json) {
       fmt::print("{}\n", result.dump());
@@ -86,17 +133,21 @@ int main(int argc, char** argv) try {
   for (const auto& one : dattn::cases()) known.push_back(one.name);
   int threads = 0, rounds = 7;
   bool json = false, list = false;
-  std::string precision = "float32";
+  std::string precision = "float32", device = "cpu";
   CLI::App app{
       "Time layers and networks: medians of forward alone and of forward + backward. The floor is what the measured "
       "peak and bandwidth allow. `./run bench --against torch` compares with PyTorch."};
-  app.add_option("--case", names, "Case to time, may be repeated [all]")->check(CLI::IsMember(known));
+  app.add_option("--case", names, "Case to time, may be repeated [all; on the CPU all but the longest]")
+      ->check(CLI::IsMember(known));
   app.add_option("--threads", threads, "Threads [all processors]")->check(CLI::Range(1, 1024));
   app.add_option("--rounds", rounds, "Calls that the median is taken of")
       ->check(CLI::Range(1, 100000))
       ->capture_default_str();
   app.add_option("--precision", precision, "Type of activations; weights and sums are float32")
       ->check(CLI::IsMember(std::vector<std::string>(std::begin(dattn::kPrecisions), std::end(dattn::kPrecisions))))
+      ->capture_default_str();
+  app.add_option("--device", device, "Where to compute; auto: on the GPU where one can be used")
+      ->check(CLI::IsMember(std::vector<std::string>(std::begin(dattn::kDevices), std::end(dattn::kDevices))))
       ->capture_default_str();
   app.add_flag("--json", json, "One JSON object a line in place of the table");
   app.add_flag("--list", list, "Only print the names of the cases");
@@ -105,12 +156,14 @@ int main(int argc, char** argv) try {
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;
   }
+  const dattn::Place place{dattn::use_device(device), dattn::precision_type(precision)};
+  const auto chosen = dattn::chosen_cases(names, place.device);
   if (list) {
-    fmt::print("{}\n", fmt::join(known, "\n"));
+    for (const auto& one : chosen) fmt::print("{}\n", one.name);
     return 0;
   }
   if (threads > 0) dattn::set_thread_count(threads);
-  return dattn::run(names, rounds, dattn::precision_type(precision), json);
+  return dattn::run(chosen, rounds, place, json);
 } catch (const std::exception& error) {
   fmt::print(stderr, "bench: {}\n", error.what());
   return 1;

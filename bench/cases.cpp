@@ -13,20 +13,21 @@ namespace dattn {
 
 namespace {
 
-Tensor normal_images(const Shape& shape, Dtype precision) {
+Tensor normal_images(const Shape& shape, Place place) {
   Tensor x = Tensor::empty(shape);
   const Random random(1, Purpose::test);
   for (std::int64_t i = 0; i < x.elements(); ++i) {
     x.data<float>()[i] = static_cast<float>(random.normal(static_cast<std::uint64_t>(i)));
   }
-  return x.to(precision);
+  return x.to(place.precision).to(place.device);
 }
 
 // A layer on an input whose gradient is wanted too.
 template <typename Layer>
-Running running_layer(Layer layer, const Shape& shape, Dtype precision) {
+Running running_layer(Layer layer, const Shape& shape, Place place) {
   auto module = std::make_shared<Layer>(std::move(layer));
-  auto x = std::make_shared<Tensor>(normal_images(shape, precision));
+  move_to(*module, place.device);
+  auto x = std::make_shared<Tensor>(normal_images(shape, place));
   return {[=] { return (*module)(*x); },
           [=] {
             x->track();
@@ -41,7 +42,7 @@ Running running_layer(Layer layer, const Shape& shape, Dtype precision) {
 Work conv_work(std::int64_t batch, std::int64_t in, std::int64_t out, std::int64_t size, std::int64_t kernel = 3) {
   const double pixels = static_cast<double>(batch * size * size), i = static_cast<double>(in),
                o = static_cast<double>(out), k = static_cast<double>(kernel * kernel);
-  return {3 * 2 * pixels * i * o * (kernel == 3 ? k / 4 : k), sizeof(float) * pixels * (3 * i + 2 * o)};
+  return {3 * 2 * pixels * i * o * (kernel == 3 ? k / 4 : k), pixels * (3 * i + 2 * o)};
 }
 
 // Projections of queries, samples and mixes, the scores and mixes with their gradients (seven products, two of them
@@ -50,8 +51,7 @@ Work dattention_work(std::int64_t batch, const DAttentionOptions& o) {
   const double pixels = static_cast<double>(o.q_h * o.q_w), n = static_cast<double>(batch),
                samples = static_cast<double>((o.q_h / o.stride) * (o.q_w / o.stride)),
                C = static_cast<double>(o.channel);
-  return {n * (3 * 2 * 2 * (pixels + samples) * C * C + 7 * 2 * pixels * samples * C),
-          sizeof(float) * 4 * n * pixels * C};
+  return {n * (3 * 2 * 2 * (pixels + samples) * C * C + 7 * 2 * pixels * samples * C), 4 * n * pixels * C};
 }
 
 Work network_work(std::int64_t batch, bool attention) {
@@ -72,45 +72,53 @@ Work network_work(std::int64_t batch, bool attention) {
 // --- kinds of cases ---
 
 Case dattention_case(const char* name, std::int64_t batch, const DAttentionOptions& options) {
-  const auto make = [=](Dtype precision) {
+  const auto make = [=](Place place) {
     Random random(0, Purpose::init);
-    return running_layer(DAttention(options, random), {batch, options.q_h, options.q_w, options.channel}, precision);
+    return running_layer(DAttention(options, random), {batch, options.q_h, options.q_w, options.channel}, place);
   };
   return {name, make, dattention_work(batch, options)};
 }
 
 Case conv_case(const char* name, std::int64_t batch, std::int64_t in, std::int64_t out, std::int64_t size) {
-  const auto make = [=](Dtype precision) {
+  const auto make = [=](Place place) {
     Random random(0, Purpose::init);
-    return running_layer(Conv2d(in, out, 3, {.padding = 1}, false, random), {batch, size, size, in}, precision);
+    return running_layer(Conv2d(in, out, 3, {.padding = 1}, false, random), {batch, size, size, in}, place);
   };
   return {name, make, conv_work(batch, in, out, size)};
 }
 
 Case inference_case(const char* name, std::int64_t batch) {
-  const auto make = [=](Dtype precision) -> Running {
+  const auto make = [=](Place place) -> Running {
     Random random(0, Purpose::init);
     std::shared_ptr<Classifier> model = make_model({"dattn_cnn", "dattention", 10}, random);
     set_training(*model, false);
-    const Tensor images = normal_images({batch, 32, 32, 3}, precision);
+    move_to(*model, place.device);
+    const Tensor images = normal_images({batch, 32, 32, 3}, place);
     return {[=] { return model->forward(images); }, [] {}};
   };
   Work work = network_work(batch, true);
-  work.operations /= 3, work.bytes /= 3;
+  work.operations /= 3, work.elements /= 3;
   return {name, make, work, true};
 }
 
 Case network_case(const char* name, const char* attention, std::int64_t batch) {
-  const auto make = [=](Dtype precision) -> Running {
+  const auto make = [=](Place place) -> Running {
     Random random(0, Purpose::init);
     std::shared_ptr<Classifier> model = make_model({"dattn_cnn", attention, 10}, random);
-    const Tensor images = normal_images({batch, 32, 32, 3}, precision);
+    move_to(*model, place.device);
+    const Tensor images = normal_images({batch, 32, 32, 3}, place);
     Tensor labels = Tensor::empty({batch}, Dtype::int64);
     for (std::int64_t i = 0; i < batch; ++i) labels.data<std::int64_t>()[i] = i % 10;
+    labels = labels.to(place.device);
     return {[=] { return cross_entropy(model->forward(images), labels, 0.2, Reduction::sum); },
             [=] { zero_grad(*model); }};
   };
   return {name, make, network_work(batch, attention != std::string("none"))};
+}
+
+Case heavy(Case one) {
+  one.heavy = true;
+  return one;
 }
 
 std::vector<Case> make_cases() {
@@ -125,10 +133,13 @@ std::vector<Case> make_cases() {
       dattention_case("dattention_7x7", 256, {.channel = 256, .q_h = 7, .q_w = 7}),
       dattention_case("dattention_stride4", 4, {.channel = 64, .q_h = 64, .q_w = 64, .stride = 4, .ksize = 5}),
       dattention_case("dattention_256px_stride8", 1, {.channel = 64, .q_h = 256, .q_w = 256, .stride = 8, .ksize = 9}),
+      heavy(dattention_case("dattention_1024px_stride8", 1,
+                            {.channel = 64, .q_h = 1024, .q_w = 1024, .stride = 8, .dwc_pe = false, .ksize = 9})),
       conv_case("conv_24_64_31", 128, 24, 64, 31),
       conv_case("conv_64_256_15", 128, 64, 256, 15),
       conv_case("conv_256_256_7", 256, 256, 256, 7),
       network_case("dattn_cnn", "dattention", 500),
+      heavy(network_case("dattn_cnn_2000", "dattention", 2000)),
       network_case("plain_cnn", "none", 500),
       inference_case("dattn_cnn_one_image", 1),
       inference_case("dattn_cnn_evaluation", 500),

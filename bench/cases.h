@@ -15,20 +15,28 @@ struct Running {
 };
 
 /// The least that forward + backward, or inference, can do: operations (multiplications and additions of matrix
-/// products, convolutions by the cheapest algorithm known here) and bytes (what must be kept is written and read once).
+/// products, convolutions by the cheapest algorithm known here) and elements of activations (what must be kept is
+/// written and read once).
 struct Work {
-  double operations = 0, bytes = 0;
+  double operations = 0, elements = 0;
   Work& operator+=(const Work& other) {
-    operations += other.operations, bytes += other.bytes;
+    operations += other.operations, elements += other.elements;
     return *this;
   }
 };
 
+/// Where a case runs, and the type of its activations.
+struct Place {
+  Device device = Device::cpu;
+  Dtype precision = Dtype::float32;
+};
+
 struct Case {
   const char* name;
-  std::function<Running(Dtype precision)> make;
+  std::function<Running(Place place)> make;
   Work work;
   bool inference = false;  ///< forward alone
+  bool heavy = false;      ///< minutes on a CPU, where it runs only if it is named
 };
 
 const std::vector<Case>& cases();

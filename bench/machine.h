@@ -1,14 +1,18 @@
 // What this machine can do: the speeds that a benchmark's floor is made of.
 #pragma once
 
+#include "core/dtype.h"
+
 namespace dattn {
 
 struct Machine {
-  double operations_per_second;  ///< float32 multiplications and additions, all threads, sums held in registers
-  double bytes_per_second;       ///< read and written, all threads, arrays far larger than any cache
+  double operations_per_second;  ///< multiplications and additions
+  double bytes_per_second;       ///< read and written, arrays far larger than any cache
 };
 
-/// Measures both (the best of several tries; about a second).
+/// The processor, all threads: float32 sums held in registers (the best of several tries; about a second).
 Machine measure_machine();
+/// The device: matrix products of factors in `precision`, summed in float32.
+Machine measure_device(Dtype precision);
 
 }  // namespace dattn

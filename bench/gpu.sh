@@ -1,0 +1,220 @@
+#!/usr/bin/env bash
+# What is verified on a GPU, in stages that each fit in ten minutes and can be repeated alone, in any order.
+# usage: bench/gpu.sh STAGE [ARGUMENTS]
+#   pack [DATA]             on the machine that has built preset `cuda` (no GPU needed): writes what a bare machine lacks
+#   check                   the device, the tools, whether the programs start
+#   build                   builds there, for its own GPU, from this tree
+#   tests [FILTER]          every suite on the device
+#   sanitize [TOOL...]      memcheck, racecheck, initcheck and synccheck of compute-sanitizer over the table of cases
+#   times TYPE [CASE...]    float32 or bfloat16: cases beside PyTorch's best variant on the same card, in alternation
+#   profile TYPE [CASE...]  Nsight Compute's figures of the kernels that take the most time
+#   data                    gathers the carried parts of CIFAR-10
+#   train RUNS [OPTION...]  trains with seeds 0, 1, ... and prints mean and standard error
+#   start                   seconds from process start to the end of one training step
+# Results go to $OUT, or to build/gpu/out where it is not set. Files of other stages are kept in $DATTN_GPU (/tmp/dattn-gpu).
+#
+# On a bare machine (CUDA toolkit, cuDNN, python3 with PyTorch 2.11 or later, g++, CMake, Ninja; nothing can be fetched) a
+# stage needs the tree, and from build/gpu, as `pack` writes it:
+#   programs.tar.xz   for all stages but `build`: train, eval, bench, dattn_cuda_tests and the libraries they need
+#   packages.tar.xz   for `build` alone: headers and libraries of Debian's packages
+#   data-1 .. data-3  two files of CIFAR-10 each, for three calls of `data` where a transfer is limited to 64 MiB
+# 94 %: bench/gpu.sh train 10 --precision bfloat16
+set -euo pipefail
+cd "$(dirname "$0")/.."
+packed=build/gpu
+work=${DATTN_GPU:-/tmp/dattn-gpu}
+out=${OUT:-$packed/out}
+programs=(train eval bench dattn_cuda_tests)
+packages=(libfmt-dev libeigen3-dev nlohmann-json3-dev libhwy-dev libopenblas-pthread-dev libcli11-dev libstb-dev
+          libcurl4-openssl-dev libarchive-dev libssl-dev libgtest-dev libfmt9 libhwy1 libopenblas0-pthread libgfortran5)
+layers=(dattention_seed dattention_seed_table dattention_15x15 dattention_7x7 dattention_stride4 dattention_256px_stride8)
+networks=(dattn_cnn dattn_cnn_2000)
+
+die() {
+  echo "gpu.sh: $*" >&2
+  exit 1
+}
+
+# --- on the machine that builds ---
+
+# Shared libraries of a program that neither the C library nor CUDA brings.
+needed_libraries() {
+  ldd "$@" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u |
+    grep -Ev '/(ld-linux[^/]*|lib(c|m|dl|rt|pthread|resolv|stdc\+\+|gcc_s|cuda|cudart|cublas|cublasLt|cudnn[a-z_]*))\.so'
+}
+
+stage_pack() {
+  local folder
+  folder=$(mktemp -d)
+  trap 'rm -rf "$folder"' RETURN
+  mkdir -p "$packed" "$folder/bin" "$folder/lib"
+  for program in "${programs[@]}"; do
+    [ -x "build/cuda/bin/$program" ] || die "build/cuda/bin/$program is missing (cmake --preset cuda && cmake --build --preset cuda)"
+    strip -o "$folder/bin/$program" "build/cuda/bin/$program"
+  done
+  needed_libraries "${programs[@]/#/build/cuda/bin/}" | xargs -I{} cp -L {} "$folder/lib/"
+  tar -C "$folder" -c bin lib | xz -9 > "$packed/programs.tar.xz"  # all programs hold the same kernels: a long window finds that
+  # Static libraries that a shared one stands beside are left out.
+  {
+    dpkg -L "${packages[@]}" | grep -E '^/usr/(include|lib|share/(cmake|eigen3))' |
+      grep -Ev '/lib(openblas[^/]*|blas|lapack|crypto|ssl|curl|archive)\.a$'
+    needed_libraries build/cuda/bin/train | while read -r file; do printf '%s\n' "$file" "$(readlink -f "$file")"; done
+  } | sed 's,^/lib/,/usr/lib/,' | sort -u | while read -r file; do [ -d "$file" ] || echo "${file#/}"; done > "$folder/list"
+  tar -C / -c -T "$folder/list" | xz -9 > "$packed/packages.tar.xz"
+  if [ -n "${1:-}" ]; then
+    local part=1 files=("$1"/*.bin)
+    for ((i = 0; i < ${#files[@]}; i += 2, ++part)); do
+      mkdir -p "$packed/data-$part"
+      cp "${files[@]:i:2}" "$packed/data-$part/"
+    done
+    chmod -R u+w "$packed"
+  fi
+  du -shc "$packed"/*
+}
+
+# --- what every other stage begins with ---
+
+# Folders with the libraries that a program names and the system does not find by itself.
+library_path() {
+  local path=$work/lib:$work/packages/usr/lib/x86_64-linux-gnu name file
+  for name in $(LD_LIBRARY_PATH=$path ldd "$work/bin/train" | awk '/not found/ {print $1}'); do
+    file=$(find /usr/local/cuda*/ /usr/lib /opt /usr/local/lib -name "$name" -print -quit 2> /dev/null)
+    [ -n "$file" ] || die "the programs need $name, which this machine does not have"
+    path=$path:$(dirname "$file")
+  done
+  echo "$path"
+}
+
+# Makes the programs ready in $work/bin: carried, from an earlier call, or built.
+prepare() {
+  mkdir -p "$work" "$out"
+  if [ -f "$packed/programs.tar.xz" ]; then
+    local sum
+    sum=$(sha256sum < "$packed/programs.tar.xz")
+    if [ "$sum" != "$(cat "$work/programs.sum" 2> /dev/null)" ]; then
+      tar -C "$work" -xJf "$packed/programs.tar.xz"
+      echo "$sum" > "$work/programs.sum"
+    fi
+  elif [ ! -x "$work/bin/train" ]; then
+    if [ -x build/cuda/bin/train ]; then ln -sfn "$PWD/build/cuda/bin" "$work/bin"; else stage_build; fi
+  fi
+  export LD_LIBRARY_PATH
+  LD_LIBRARY_PATH=$(library_path)${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+}
+
+# --- stages ---
+
+stage_build() {
+  mkdir -p "$work/packages" "$out"
+  [ ! -f "$packed/packages.tar.xz" ] || tar -C "$work/packages" -xJf "$packed/packages.tar.xz"
+  local libraries=$work/packages/usr/lib/x86_64-linux-gnu
+  cmake -S . -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DDATTN_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native \
+    -DCMAKE_PREFIX_PATH="$work/packages/usr" -DCMAKE_LIBRARY_ARCHITECTURE=x86_64-linux-gnu \
+    -DCMAKE_EXE_LINKER_FLAGS="-Wl,-rpath-link,$libraries,--allow-shlib-undefined" > "$out/configure.log" ||
+    { tail -20 "$out/configure.log"; die "CMake failed"; }
+  cmake --build "$work/build" -j "$(nproc)" --target "${programs[@]}" > "$out/build.log" || { grep -A20 FAILED "$out/build.log" | head -60; die "the build failed"; }
+  mkdir -p "$work/bin"
+  cp "${programs[@]/#/$work/build/bin/}" "$work/bin/"
+  cuda/kernel_table "$work/build" > "$out/kernels.txt" || tail -1 "$out/kernels.txt"
+}
+
+stage_check() {
+  nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total,clocks.sm,clocks.mem --format=csv
+  for tool in nvcc ncu compute-sanitizer cmake ninja g++ python3; do printf '%-18s %s\n' "$tool" "$(command -v $tool || echo missing)"; done
+  python3 -c 'import torch; print("torch", torch.__version__, torch.cuda.get_device_name(0))' || true
+  ldd "${programs[@]/#/$work/bin/}" | grep 'not found' || true
+  "$work/bin/bench" --device cuda --case conv_24_64_31
+}
+
+stage_tests() {
+  timeout 570 "$work/bin/dattn_cuda_tests" --gtest_filter="${1:-*}" --gtest_brief=1 --gtest_output="json:$out/tests.json" 2>&1 |
+    tee "$out/tests.log"
+}
+
+# Without the pool every tensor is a block of the driver's, whose ends and contents the tools know.
+stage_sanitize() {
+  [ $# -gt 0 ] || set -- memcheck racecheck initcheck synccheck
+  local failed=0
+  for tool in "$@"; do
+    echo "== $tool"
+    DATTN_CUDA_NO_CACHING=1 timeout $((540 / $#)) compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 20 --log-file "$out/$tool.log" \
+      "$work/bin/dattn_cuda_tests" --gtest_filter='Cuda/Float.*:Cuda/Bfloat16.*:CudaStepGraph.*' --gtest_brief=1 | tail -3 || failed=1
+    tail -1 "$out/$tool.log" || true
+  done
+  return $failed
+}
+
+stage_times() {
+  local precision=${1:?gpu.sh: times float32|bfloat16 [CASE...]}
+  shift
+  [ $# -gt 0 ] || set -- "${layers[@]}" "${networks[@]}" dattention_1024px_stride8
+  mkdir -p "$work/peer"
+  printf '#!/bin/sh\nexec python3 "$@"\n' > "$work/peer/torch-python"
+  chmod +x "$work/peer/torch-python"
+  export TORCHINDUCTOR_CACHE_DIR=$work/inductor
+  timeout 580 python3 bench/against_torch.py "$work/bin/bench" "$work/peer" --device cuda --precision "$precision" --rounds 1 --calls 30 \
+    --raw "$out/times-$precision.jsonl" "${@/#/--case=}"
+}
+
+stage_profile() {
+  local precision=${1:?gpu.sh: profile float32|bfloat16 [CASE...]} case
+  shift
+  [ $# -gt 0 ] || set -- dattention_seed dattention_seed_table dattention_15x15 dattn_cnn
+  for case in "$@"; do
+    timeout $((560 / $#)) ncu --clock-control none --csv --page raw --target-processes all \
+      --metrics gpu__time_duration.sum,dram__bytes.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed,sm__throughput.avg.pct_of_peak_sustained_elapsed,sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active,sm__warps_active.avg.pct_of_peak_sustained_active,launch__registers_per_thread \
+      "$work/bin/bench" --device cuda --precision "$precision" --case "$case" --rounds 1 --json > "$out/ncu-$precision-$case.csv" || true
+    python3 bench/kernel_figures.py "$out/ncu-$precision-$case.csv"
+  done
+}
+
+stage_data() {
+  mkdir -p "$work/data"
+  cp "$packed"/data-*/*.bin "$work/data/"
+  ls -l "$work/data"
+}
+
+# The folder with CIFAR-10, where all of it has been carried.
+data_folder() {
+  local folder
+  for folder in "$work/data" ../shared/cifar-10-batches-bin shared/cifar-10-batches-bin; do
+    if [ "$(find -L "$folder" -name '*_batch*.bin' 2> /dev/null | wc -l)" = 6 ]; then
+      echo "$folder"
+      return
+    fi
+  done
+  die "CIFAR-10 is not here (bench/gpu.sh data, once for each carried part)"
+}
+
+stage_train() {
+  local runs=${1:?gpu.sh: train RUNS [OPTION...]} data seed
+  shift
+  data=$(data_folder)
+  local runs_folder
+  runs_folder=$(mktemp -d "$work/runs.XXXX")
+  for ((seed = 0; seed < runs; ++seed)); do
+    "$work/bin/train" --device cuda --data "$data" --seed "$seed" --out "$runs_folder/$seed" "$@" > "$runs_folder/$seed.log" ||
+      { tail -5 "$runs_folder/$seed.log"; die "seed $seed failed"; }
+    cp "$runs_folder/$seed/metrics.csv" "$out/metrics-$seed.csv"
+    grep '^epoch' "$runs_folder/$seed.log" | tail -1
+  done
+  python3 bench/run_figures.py "$runs_folder"/*/metrics.csv | tee "$out/train.txt"
+}
+
+stage_start() {
+  for precision in float32 bfloat16; do
+    for ((i = 0; i < 3; ++i)); do
+      TIMEFORMAT="$precision: %R s from process start to the end of one step and an evaluation on synthetic images"
+      time "$work/bin/train" --device cuda --precision "$precision" --max-steps 1 --out "$(mktemp -d "$work/runs.XXXX")/run" > /dev/null
+    done
+  done
+}
+
+stage=${1:-}
+case $stage in
+  pack) shift; stage_pack "$@" ;;
+  build) stage_build ;;
+  data) stage_data ;;
+  check | tests | sanitize | times | profile | train | start) shift; prepare; "stage_$stage" "$@" ;;
+  *) sed -n 's/^# \?//; 2,13p' "$0" >&2; exit 2 ;;
+esac

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Sums up a CSV of Nsight Compute (--page raw): the kernels that take the most time, with what they use of the device.
+
+usage: kernel_figures.py FILE.csv [ROWS]
+Percentages are of the device's peak, weighted by time: bytes of memory, the busiest unit of the multiprocessors, the tensor
+cores' instructions, and warps in flight of those that fit.
+"""
+import collections
+import csv
+import re
+import sys
+
+SHARES = {
+    'memory': 'dram__throughput.avg.pct_of_peak_sustained_elapsed',
+    'units': 'sm__throughput.avg.pct_of_peak_sustained_elapsed',
+    'tensor': 'sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active',
+    'warps': 'sm__warps_active.avg.pct_of_peak_sustained_active',
+}
+MICROSECONDS = {'ns': 1e-3, 'us': 1, 'usecond': 1, 'nsecond': 1e-3, 'ms': 1e3, 'msecond': 1e3, 's': 1e6, 'second': 1e6}
+
+
+def number(text):
+    try:
+        return float(text.replace(',', ''))
+    except ValueError:
+        return 0.0
+
+
+def launches(path):
+    """One dictionary for each launch. What the program itself has printed stands before and after the table."""
+    lines = [line for line in open(path, encoding='utf-8', errors='replace') if line.startswith('"')]
+    if len(lines) < 3:
+        sys.exit(f'kernel_figures: {path} holds no launches')
+    header, units, *rows = csv.reader(lines)
+    scale = MICROSECONDS.get(dict(zip(header, units)).get('gpu__time_duration.sum', 'us'), 1)
+    for row in rows:
+        launch = dict(zip(header, row))
+        launch['microseconds'] = number(launch.get('gpu__time_duration.sum', '')) * scale
+        yield launch
+
+
+def short(name):
+    name = re.sub(r'\(.*\)$', '', name)
+    return re.sub(r'dattn::cuda::|\(anonymous namespace\)::|<unnamed>::|detail::|void ', '', name)[:70]
+
+
+def main():
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    most = int(sys.argv[2]) if len(sys.argv) > 2 else 15
+    groups = collections.defaultdict(list)
+    for launch in launches(sys.argv[1]):
+        groups[short(launch['Kernel Name'])].append(launch)
+    time = {name: sum(l['microseconds'] for l in group) for name, group in groups.items()}
+    total = sum(time.values()) or 1
+    print(f'{"time":>6} {"calls":>6} {"us each":>9} ' + ' '.join(f'{share:>7}' for share in SHARES) + f' {"regs":>5}  kernel')
+    for name in sorted(time, key=time.get, reverse=True)[:most]:
+        group = groups[name]
+        weighted = [sum(number(l.get(metric, '')) * l['microseconds'] for l in group) / (time[name] or 1)
+                    for metric in SHARES.values()]
+        registers = max(number(l.get('launch__registers_per_thread', '')) for l in group)
+        print(f'{100 * time[name] / total:5.1f}% {len(group):6} {time[name] / len(group):9.2f} ' +
+              ' '.join(f'{w:6.1f}%' for w in weighted) + f' {registers:5.0f}  {name}')
+
+
+if __name__ == '__main__':
+    main()
