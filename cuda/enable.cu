@@ -10,6 +10,11 @@
 #include "layers/groupnorm.h"
 #include "layers/layernorm.h"
 #include "layers/linear.h"
+#include "optim/adam.h"
+#include "optim/ema.h"
+#include "optim/gradient_norm.h"
+#include "optim/muon.h"
+#include "optim/sgd.h"
 
 namespace dattn::cuda {
 
@@ -82,6 +87,15 @@ void enable() {
   dattention_positions_backward.set_cuda(dattention_positions_backward_cuda);
   dattention_attend_forward.set_cuda(dattention_attend_forward_cuda);
   dattention_attend_backward.set_cuda(dattention_attend_backward_cuda);
+
+  sgd_update.set_cuda(sgd_update_cuda);
+  adam_update.set_cuda(adam_update_cuda);
+  muon_momentum.set_cuda(muon_momentum_cuda);
+  muon_update.set_cuda(muon_update_cuda);
+  ema_update.set_cuda(ema_update_cuda);
+  swap_elements.set_cuda(swap_elements_cuda);
+  sum_of_squares.set_cuda(sum_of_squares_cuda);
+  multiply_by.set_cuda(multiply_by_cuda);
 }
 
 }  // namespace dattn::cuda

@@ -56,7 +56,7 @@ struct Library {
   std::mutex mutex;
   cublasLtHandle_t handle = nullptr;
   void* workspace = nullptr;
-  std::map<std::pair<Gemm, std::array<std::uint32_t, 3>>, Plan> plans;  // by shape and alignment of A, B, C
+  std::map<std::pair<Gemm, std::array<std::uint32_t, 3>>, Plan> plans;  // by shape and alignment of A, B, C and D
 };
 
 Library& library() {
@@ -115,15 +115,17 @@ Plan make_plan(Library& l, const Gemm& s, const std::array<std::uint32_t, 3>& al
 
 }  // namespace
 
-void detail::multiply(const Gemm& s, float alpha, const void* a, const void* b, float beta, void* c, const void* bias) {
+void detail::multiply(const Gemm& s, float alpha, const void* a, const void* b, float beta, void* c, const void* bias,
+                      const void* d) {
   Library& l = library();
   const std::scoped_lock lock(l.mutex);
-  const std::array<std::uint32_t, 3> alignment{alignment_of(a), alignment_of(b), alignment_of(c)};
+  const std::array<std::uint32_t, 3> alignment{alignment_of(a), alignment_of(b),
+                                               std::min(alignment_of(c), alignment_of(d))};
   auto found = l.plans.find({s, alignment});
   if (found == l.plans.end()) found = l.plans.emplace(std::pair(s, alignment), make_plan(l, s, alignment)).first;
   Plan& plan = found->second;
   if (s.has_bias) plan.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
-  check_blas(cublasLtMatmul(l.handle, plan.description, &alpha, b, plan.b, a, plan.a, &beta, c, plan.c, c, plan.c,
+  check_blas(cublasLtMatmul(l.handle, plan.description, &alpha, b, plan.b, a, plan.a, &beta, d, plan.c, c, plan.c,
                             &plan.algorithm, l.workspace, kWorkspace, stream()),
              "matrix product");
 }

@@ -12,6 +12,12 @@
 #include "layers/loss.h"
 #include "layers/pool2d.h"
 
+namespace dattn {
+struct AdamOptions;
+struct MuonOptions;
+struct SgdOptions;
+}  // namespace dattn
+
 namespace dattn::cuda {
 
 // --- elements.cu: core/elements.h ---
@@ -123,5 +129,16 @@ void dattention_attend_backward_cuda(const Tensor& dmix, const Tensor& q, const 
                                      const Tensor& positions, const DAttentionBias& bias, const DropoutMask& mask,
                                      const Tensor& mix, const Tensor& lse, Tensor& dq, Tensor& dk, Tensor& dv,
                                      Tensor& dpositions);
+
+// --- sgd.cu, adam.cu, muon.cu, ema.cu, gradient_norm.cu: optim ---
+void sgd_update_cuda(Tensor& w, const Tensor& grad, Tensor& m, const Tensor& numbers, const SgdOptions& options);
+void adam_update_cuda(Tensor& w, const Tensor& grad, Tensor& m, Tensor& v, const Tensor& numbers,
+                      const AdamOptions& options);
+void muon_momentum_cuda(const Tensor& grad, Tensor& m, Tensor& u, const Tensor& numbers, const MuonOptions& options);
+void muon_update_cuda(Tensor& u, Tensor& w, const Tensor& numbers, const MuonOptions& options);
+void ema_update_cuda(const Tensor& weight, Tensor& average, const Tensor& numbers);
+void swap_elements_cuda(Tensor& a, Tensor& b);
+void sum_of_squares_cuda(const Tensor& x, Tensor& sum);
+void multiply_by_cuda(const Tensor& x, Tensor& y, double factor);
 
 }  // namespace dattn::cuda

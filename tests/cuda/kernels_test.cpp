@@ -128,31 +128,33 @@ TEST_F(Kernels, BiasGradientsOfManyRowsAndColumnsAdd) {
 }
 
 TEST_F(Kernels, ProductsWithBiasAlphaBetaAndGaps) {
-  // C [5,7] within rows of 9 = 2 A [5,3]^T stored as [3,5] x B [3,7] + C + bias
+  // C [5,7] within rows of 9 = 2 A [5,3]^T stored as [3,5] x B [3,7] + D + bias, D being C or apart
   const Tensor a = numbers({3, 5}), b = numbers({3, 7}, 2), c = numbers({5, 9}, 3), bias = numbers({7}, 4);
   for (const auto& [out, multiply] : {std::pair{Dtype::float32, &gemm}, std::pair{Dtype::bfloat16, &gemm},
                                       std::pair{Dtype::bfloat16, &detail::multiply_in_float32}}) {
-    const Tensor before = c.to(out), shift = bias.to(out), there = before.to(Device::cuda).clone();
-    multiply({.ta = Trans::yes,
-              .m = 5,
-              .n = 7,
-              .k = 3,
-              .lda = 5,
-              .ldb = 7,
-              .ldc = 9,
-              .in = out,
-              .out = out,
-              .has_bias = true},
-             2, a.to(out).to(Device::cuda).raw(), b.to(out).to(Device::cuda).raw(), 1, there.raw(),
-             shift.to(Device::cuda).raw());
-    const Tensor got = there.to(Device::cpu), left = a.to(out), right = b.to(out);
-    const double bound = out == Dtype::float32 ? 1e-6 : 0x1p-8;
-    for (std::int64_t i = 0; i < 5; ++i) {
-      for (std::int64_t j = 0; j < 9; ++j) {
-        double expected = before.at(9 * i + j);
-        for (std::int64_t k = 0; k < 3 && j < 7; ++k) expected += 2 * left.at(5 * k + i) * right.at(7 * k + j);
-        if (j < 7) expected += shift.at(j);
-        EXPECT_NEAR(got.at(9 * i + j), expected, bound * 8) << i << " " << j;
+    for (const bool apart : {false, true}) {
+      const Tensor before = c.to(out), shift = bias.to(out), old = apart ? numbers({5, 9}, 5).to(out) : before;
+      const Tensor d = before.to(Device::cuda), there = apart ? old.to(Device::cuda) : d;
+      multiply({.ta = Trans::yes,
+                .m = 5,
+                .n = 7,
+                .k = 3,
+                .lda = 5,
+                .ldb = 7,
+                .ldc = 9,
+                .in = out,
+                .out = out,
+                .has_bias = true},
+               2, a.to(out).to(Device::cuda).raw(), b.to(out).to(Device::cuda).raw(), 1, there.raw(),
+               shift.to(Device::cuda).raw(), d.raw());
+      const Tensor got = there.to(Device::cpu), left = a.to(out), right = b.to(out);
+      const double bound = out == Dtype::float32 ? 1e-6 : 0x1p-8;
+      for (std::int64_t i = 0; i < 5; ++i) {
+        for (std::int64_t j = 0; j < 9; ++j) {
+          double expected = j < 7 ? before.at(9 * i + j) + shift.at(j) : old.at(9 * i + j);
+          for (std::int64_t k = 0; k < 3 && j < 7; ++k) expected += 2 * left.at(5 * k + i) * right.at(7 * k + j);
+          EXPECT_NEAR(got.at(9 * i + j), expected, bound * 8) << i << " " << j << " D apart " << apart;
+        }
       }
     }
   }

@@ -32,7 +32,8 @@ void write_element(void* data, Dtype dtype, std::int64_t i, float value) {
   }
 }
 
-void multiply_now(const Gemm& s, float alpha, const void* a, const void* b, float beta, void* c, const void* bias) {
+void multiply_now(const Gemm& s, float alpha, const void* a, const void* b, float beta, void* c, const void* bias,
+                  const void* d) {
   const bool ta = s.ta == Trans::yes, tb = s.tb == Trans::yes;
   std::vector<float> product(static_cast<std::size_t>(s.m * s.n)), shift(static_cast<std::size_t>(s.n), 0.0f);
   if (s.has_bias) shift = read_matrix(bias, s.out, 0, 1, s.n, s.n);
@@ -42,7 +43,7 @@ void multiply_now(const Gemm& s, float alpha, const void* a, const void* b, floa
     gemm_tile<float>(s.ta, s.tb, s.m, s.n, s.k, alpha, left.data(), ta ? s.m : s.k, right.data(), tb ? s.k : s.n, 0,
                      product.data(), s.n);
     std::vector<float> before;
-    if (beta != 0) before = read_matrix(c, s.out, i * s.stride_c, s.m, s.n, s.ldc);
+    if (beta != 0) before = read_matrix(d, s.out, i * s.stride_c, s.m, s.n, s.ldc);
     for (std::int64_t row = 0; row < s.m; ++row) {
       for (std::int64_t column = 0; column < s.n; ++column) {
         const auto at = static_cast<std::size_t>(row * s.n + column);
@@ -55,9 +56,10 @@ void multiply_now(const Gemm& s, float alpha, const void* a, const void* b, floa
 
 }  // namespace
 
-void detail::multiply(const Gemm& s, float alpha, const void* a, const void* b, float beta, void* c, const void* bias) {
-  for (const void* p : {a, b, static_cast<const void*>(c), bias}) emulation::check_device_pointer("gemm", p);
-  emulation::run_on_stream([=] { multiply_now(s, alpha, a, b, beta, c, bias); });
+void detail::multiply(const Gemm& s, float alpha, const void* a, const void* b, float beta, void* c, const void* bias,
+                      const void* d) {
+  for (const void* p : {a, b, static_cast<const void*>(c), bias, d}) emulation::check_device_pointer("gemm", p);
+  emulation::run_on_stream([=] { multiply_now(s, alpha, a, b, beta, c, bias, d); });
 }
 
 }  // namespace dattn::cuda
