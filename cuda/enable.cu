@@ -2,14 +2,17 @@
 #include "cuda/enable.h"
 
 #include "core/elements.h"
+#include "core/rows.h"
 #include "cuda/context.h"
 #include "cuda/kernels.h"
 #include "cuda/memory.h"
+#include "datasets/augment.h"
 #include "layers/batchnorm_gelu.h"
 #include "layers/conv2d_max_pool.h"
 #include "layers/groupnorm.h"
 #include "layers/layernorm.h"
 #include "layers/linear.h"
+#include "layers/totals.h"
 #include "optim/adam.h"
 #include "optim/ema.h"
 #include "optim/gradient_norm.h"
@@ -24,6 +27,8 @@ void enable() {
 
   fill_elements.set_cuda(fill_elements_cuda);
   convert_elements.set_cuda(convert_elements_cuda);
+  take_row.set_cuda(take_row_cuda);
+  advance.set_cuda(advance_cuda);
 
   add_forward.set_cuda(add_forward_cuda);
   mul_forward.set_cuda(mul_forward_cuda);
@@ -76,6 +81,7 @@ void enable() {
 
   cross_entropy_forward.set_cuda(cross_entropy_forward_cuda);
   cross_entropy_backward.set_cuda(cross_entropy_backward_cuda);
+  add_to_totals.set_cuda(add_to_totals_cuda);
 
   grid_sample_forward.set_cuda(grid_sample_forward_cuda);
   grid_sample_backward_x.set_cuda(grid_sample_backward_x_cuda);
@@ -96,6 +102,8 @@ void enable() {
   swap_elements.set_cuda(swap_elements_cuda);
   sum_of_squares.set_cuda(sum_of_squares_cuda);
   multiply_by.set_cuda(multiply_by_cuda);
+
+  augment_forward.set_cuda(augment_forward_cuda);
 }
 
 }  // namespace dattn::cuda

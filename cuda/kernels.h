@@ -24,6 +24,10 @@ namespace dattn::cuda {
 void fill_elements_cuda(Tensor& x, double value);
 void convert_elements_cuda(const Tensor& from, Tensor& to);
 
+// --- rows.cu: core/rows.h ---
+void take_row_cuda(const Tensor& table, const Tensor& index, Tensor& y);
+void advance_cuda(Tensor& index);
+
 // --- ops.cu, ops_layout.cu, ops_matmul.cu: core/ops.h ---
 void add_forward_cuda(const Tensor& a, const Tensor& b, Tensor& y);
 void mul_forward_cuda(const Tensor& a, const Tensor& b, Tensor& y);
@@ -105,6 +109,10 @@ void cross_entropy_forward_cuda(const Tensor& logits, const Tensor& targets, dou
 void cross_entropy_backward_cuda(const Tensor& dloss, const Tensor& logits, const Tensor& targets,
                                  double label_smoothing, Reduction reduction, Tensor& dlogits);
 
+// --- totals.cu: layers/totals.h ---
+void add_to_totals_cuda(const Tensor& logits, const Tensor& labels, const Tensor& loss, double loss_factor,
+                        const Tensor& step, Tensor& totals);
+
 // --- grid_sample.cu: layers/grid_sample.h ---
 void grid_sample_forward_cuda(const Tensor& x, const Tensor& points, const GridSampleOptions& options, Tensor& y);
 void grid_sample_backward_x_cuda(const Tensor& dy, const Tensor& points, const GridSampleOptions& options, Tensor& dx);
@@ -140,5 +148,9 @@ void ema_update_cuda(const Tensor& weight, Tensor& average, const Tensor& number
 void swap_elements_cuda(Tensor& a, Tensor& b);
 void sum_of_squares_cuda(const Tensor& x, Tensor& sum);
 void multiply_by_cuda(const Tensor& x, Tensor& y, double factor);
+
+// --- augment.cu: datasets/augment.h ---
+void augment_forward_cuda(const Tensor& images, const Tensor& parts, const Tensor& weights, const Tensor& table,
+                          std::int64_t cutout, Tensor& y);
 
 }  // namespace dattn::cuda

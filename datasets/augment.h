@@ -41,8 +41,9 @@ void draw_plan(const AugmentOptions& options, std::uint64_t seed, std::int64_t e
 /// The normalised value of every byte in every channel: float32 [3,256].
 Tensor normalisation_table(const Normalisation& normalisation);
 
-/// y [B,H,W,3] float32 from images [N,H,W,3] uint8: part p of image b takes pixel (i + shift_y, j + shift_x), reflected
-/// at the borders, from the right where it is mirrored, through the table; the square of `cutout` pixels a side is 0.
+/// y [B,H,W,3], float32 or bfloat16, from images [N,H,W,3] uint8: part p of image b takes pixel (i + shift_y, j +
+/// shift_x), reflected at the borders, from the right where it is mirrored, through the table; the square of `cutout`
+/// pixels a side is 0. A device gives the same bits as the CPU; an image outside of the set is NaN there.
 extern Kernel<void(const Tensor& images, const Tensor& parts, const Tensor& weights, const Tensor& table,
                    std::int64_t cutout, Tensor& y)>
     augment_forward;

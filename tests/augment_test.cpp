@@ -94,6 +94,15 @@ TEST(Augment, ValuesFollowTheDefinition) {
   expect_defined_values({.translate = 3, .flip = Flip::alternating, .cutout = 5, .mixup = 0.3});
 }
 
+TEST(Augment, Bfloat16IsTheRoundedValue) {
+  const Tensor images = random_images(5), table = normalisation_table(kNormalisation);
+  const AugmentPlan plan = plan_of({.mixup = 0.5}, 1, 2, range(5), 5);
+  Tensor y = Tensor::empty(images.shape(), Dtype::bfloat16);
+  augment_forward(images, plan.parts, plan.weights, table, 0, y);
+  const Tensor expected = augmented(images, plan).to(Dtype::bfloat16);
+  EXPECT_EQ(std::memcmp(y.raw(), expected.raw(), y.bytes()), 0);
+}
+
 TEST(Augment, NormaliseLeavesImagesInPlace) {
   const Tensor images = random_images(3), y = normalise(images, kNormalisation);
   ASSERT_EQ(y.shape(), images.shape());
