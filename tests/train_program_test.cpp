@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/state_file.h"
+#include "cuda/enable.h"
 #include "program.h"
 #include "small.h"
 
@@ -208,6 +209,29 @@ TEST_F(TrainProgram, ResnetTrains) {
   const auto result =
       run_program("train", "--data " + data() + " --model resnet18 --batch-size 5 --max-steps 2 --out " + out("r"));
   ASSERT_EQ(result.status, 0) << result.output;
+}
+
+TEST_F(TrainProgram, EvalTakesTheDeviceAskedFor) {
+  const std::string nothing = "--checkpoint /nowhere --data synthetic --device ";
+  const auto wrong = run_program("eval", nothing + "gpu");
+  EXPECT_EQ(wrong.status, 2) << wrong.output;
+  EXPECT_NE(wrong.output.find("--device: gpu not in {cpu,cuda,auto}"), std::string::npos) << wrong.output;
+  const auto why = cuda::why_unusable();
+  const auto unusable = run_program("eval", nothing + "cuda");
+  EXPECT_EQ(unusable.status, 1) << unusable.output;
+  if (why) {
+    EXPECT_EQ(unusable.output, "eval: " + *why + "\n");
+  }
+
+  ASSERT_EQ(run_program("train", command("a", "--attention none --max-steps 1")).status, 0);
+  const std::string arguments = "--checkpoint " + out("a") + "/last.safetensors --data " + data() + " --json --device ";
+  const auto here = run_program("eval", arguments + "cpu"), chosen = run_program("eval", arguments + "auto");
+  ASSERT_EQ(chosen.status, 0) << chosen.output;
+  const auto expected = nlohmann::json::parse(here.output), found = nlohmann::json::parse(chosen.output);
+  EXPECT_NEAR(found.at("loss").get<double>(), expected.at("loss").get<double>(), 1e-4);
+  if (why) {
+    EXPECT_EQ(chosen.output, here.output);
+  }
 }
 
 TEST_F(TrainProgram, EvalRefusesBrokenCheckpoints) {

@@ -13,7 +13,10 @@ namespace {
 constexpr const char* kFormat = "dattn checkpoint 1";
 
 // Filters are the only parameters and state of rank 4; PyTorch keeps them as [O,I,Kh,Kw].
-Tensor to_file(const Tensor& x) { return x.rank() == 4 ? to_nchw(x.detach()) : x.detach(); }
+Tensor to_file(const Tensor& x) {
+  const Tensor here = x.detach().to(Device::cpu);
+  return here.rank() == 4 ? to_nchw(here) : here;
+}
 Tensor from_file(const Tensor& x) { return x.rank() == 4 ? from_nchw(x) : x; }
 
 Shape file_shape(const Shape& s) { return s.rank() == 4 ? Shape{s[0], s[3], s[1], s[2]} : s; }

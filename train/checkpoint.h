@@ -30,7 +30,8 @@ struct CheckpointInfo {
 /// Parameters and buffers of a model, sharing its elements: what is saved under `model.` and loaded from there.
 std::vector<NamedTensor> model_tensors(Classifier& model);
 
-/// Writes a checkpoint beside `path`, syncs it and renames it over `path`. `ema` may be empty.
+/// Writes a checkpoint beside `path`, syncs it and renames it over `path`. `ema` may be empty. Tensors may lie on any
+/// device: the file is the same.
 void write_checkpoint(const std::string& path, const CheckpointInfo& info, const std::vector<NamedTensor>& model,
                       const std::vector<NamedTensor>& ema, const std::vector<NamedTensor>& optimizer);
 
@@ -41,8 +42,8 @@ class Checkpoint {
   explicit Checkpoint(const std::string& path);
 
   const CheckpointInfo& info() const { return info_; }
-  /// Copies the tensors `prefix`NAME into `targets`. Missing, extra and misshapen ones are listed all at once in one
-  /// Error.
+  /// Copies the tensors `prefix`NAME into `targets`, wherever these lie. Missing, extra and misshapen ones are listed
+  /// all at once in one Error.
   void load(const std::string& prefix, const std::vector<NamedTensor>& targets) const;
 
  private:
@@ -51,8 +52,8 @@ class Checkpoint {
   TensorMap tensors_;
 };
 
-/// A model with the weights of a checkpoint: the averaged ones where the run kept an average, as training evaluated
-/// them.
+/// A model on the CPU with the weights of a checkpoint: the averaged ones where the run kept an average, as training
+/// evaluated them.
 std::unique_ptr<Classifier> load_model(const Checkpoint& checkpoint);
 
 }  // namespace dattn

@@ -6,6 +6,7 @@
 #include "core/parallel.h"
 #include "datasets/images.h"
 #include "train/checkpoint.h"
+#include "train/device.h"
 #include "train/evaluate.h"
 
 namespace dattn {
@@ -56,8 +57,10 @@ void print_table(const Options& options, const Evaluation& e, const std::vector<
 
 int run(const Options& options) {
   if (options.threads > 0) set_thread_count(options.threads);
+  const Device device = use_device(options.device);
   const Checkpoint checkpoint(options.checkpoint);
   const auto model = load_model(checkpoint);
+  move_to(*model, device);
   DataSets data = load_data(options.data);
   const ImageSet& set = options.split == "train" ? data.train : data.test;
   const auto& names = checkpoint.info().class_names;
@@ -91,7 +94,9 @@ int main(int argc, char** argv) try {
       ->capture_default_str();
   app.add_option("--precision", options.precision, "Type of activations [that of the training run]")
       ->check(CLI::IsMember(std::vector<std::string>(std::begin(dattn::kPrecisions), std::end(dattn::kPrecisions))));
-  app.add_option("--device", options.device, "Where to compute")->check(CLI::IsMember({"cpu"}))->capture_default_str();
+  app.add_option("--device", options.device, "Where to compute; auto: on a GPU where one can be used")
+      ->check(CLI::IsMember(std::vector<std::string>(std::begin(dattn::kDevices), std::end(dattn::kDevices))))
+      ->capture_default_str();
   app.add_option("--threads", options.threads, "Threads [all processors]; results do not depend on it")
       ->check(CLI::Range(1, 1024));
   app.add_flag("--tta", options.tta, "Test-time augmentation as well: mirrored and shifted views averaged");

@@ -27,21 +27,58 @@ constexpr std::array<View, 6> kViews = {{{0, false, 1. / 4},
                                          {1, false, 1. / 8},
                                          {1, true, 1. / 8}}};
 
-// Logits of one view of images [begin, end).
-Tensor view_logits(Classifier& model, const ImageSet& set, const Tensor& table, const View& view, std::int64_t begin,
-                   std::int64_t end, Dtype precision) {
-  const std::int64_t count = end - begin;
-  Tensor parts = Tensor::zeros({count, 1, AugmentPlan::kColumns}, Dtype::int32);
-  const Tensor weights = Tensor::full({count, 1}, 1);
-  for (std::int64_t i = 0; i < count; ++i) {
-    auto* row = parts.data<std::int32_t>() + i * AugmentPlan::kColumns;
-    row[AugmentPlan::image] = static_cast<std::int32_t>(begin + i);
-    row[AugmentPlan::shift_y] = row[AugmentPlan::shift_x] = view.shift;
-    row[AugmentPlan::mirrored] = view.mirrored;
+constexpr auto kViewCount = static_cast<std::int64_t>(kViews.size());
+
+// Where a model computes: where its parameters lie.
+Device device_of(Classifier& model) {
+  const auto all = parameters(model);
+  return all.empty() ? Device::cpu : all.front().parameter.value().device();
+}
+
+// What augment_forward makes the views of a batch from, on the model's device.
+struct ViewPlans {
+  Tensor parts;    // int32 [views, batch, 1, kColumns]
+  Tensor weights;  // float32 [batch, 1]: ones
+  Tensor table;    // float32 [3, 256]
+
+  ViewPlans(std::int64_t batch, const Normalisation& normalisation, Device device)
+      : parts(Tensor::zeros({kViewCount, batch, 1, AugmentPlan::kColumns}, Dtype::int32)),
+        weights(Tensor::full({batch, 1}, 1).to(device)),
+        table(normalisation_table(normalisation).to(device)) {
+    auto* row = parts.data<std::int32_t>();
+    for (const View& view : kViews) {
+      for (std::int64_t i = 0; i < batch; ++i, row += AugmentPlan::kColumns) {
+        row[AugmentPlan::image] = static_cast<std::int32_t>(i);
+        row[AugmentPlan::shift_y] = row[AugmentPlan::shift_x] = view.shift;
+        row[AugmentPlan::mirrored] = view.mirrored;
+      }
+    }
+    parts = parts.to(device);
   }
-  Tensor images = Tensor::empty({count, set.images.size(1), set.images.size(2), 3});  // [B,H,W,3]
-  augment_forward(set.images, parts, weights, table, 0, images);
-  return model.forward(images.to(precision));
+
+  // One view of images uint8 [B,H,W,3], B up to the batch: [B,H,W,3] in the type of activations.
+  Tensor see(const Tensor& images, std::int64_t view, Dtype precision) const {
+    const std::int64_t count = images.size(0);
+    const Tensor here = parts.slice(view, view + 1).view({parts.size(1), 1, AugmentPlan::kColumns}).slice(0, count);
+    Tensor seen = Tensor::empty(images.shape(), precision, images.device());
+    augment_forward(images, here, weights.slice(0, count), table, 0, seen);
+    return seen;
+  }
+};
+
+// Logits float32 [views, B, classes] of a batch, on the CPU: what a device computes comes back at once, at the end.
+// Nothing where options.stop says yes.
+Tensor batch_logits(Classifier& model, const ViewPlans& plans, const Tensor& images, std::int64_t classes,
+                    const EvaluateOptions& options) {
+  const std::int64_t views = options.tta ? kViewCount : 1;
+  Tensor logits = Tensor::empty({views, images.size(0), classes}, Dtype::float32, images.device());
+  for (std::int64_t view = 0; view < views; ++view) {
+    if (options.stop && options.stop()) return {};
+    const Tensor y = model.forward(plans.see(images, view, options.precision));
+    check(y.size(1) == classes, "evaluate: the model has {} classes, the data {}", y.size(1), classes);
+    logits.slice(view, view + 1).copy_from(y);
+  }
+  return logits.to(Device::cpu);
 }
 
 // Cross entropy of one row of logits.
@@ -65,9 +102,10 @@ struct Sums {
   std::int64_t first = 0, five = 0, first_tta = 0;
 };
 
+// Counts the first view of logits [views, B, classes].
 void add_batch(Evaluation& evaluation, Sums& sums, const Tensor& logits, const std::int64_t* labels) {
-  const std::int64_t classes = logits.size(1);
-  for (std::int64_t i = 0; i < logits.size(0); ++i) {
+  const std::int64_t classes = logits.size(2);
+  for (std::int64_t i = 0; i < logits.size(1); ++i) {
     const float* row = logits.data<float>() + i * classes;
     const std::int64_t rank = rank_of(row, classes, labels[i]);
     sums.loss += row_loss(row, classes, labels[i]);
@@ -78,12 +116,19 @@ void add_batch(Evaluation& evaluation, Sums& sums, const Tensor& logits, const s
   }
 }
 
-std::int64_t hits(const std::vector<double>& logits, std::int64_t classes, const std::int64_t* labels,
-                  std::int64_t count) {
+// How many images the mean of all views of logits [views, B, classes] has right.
+std::int64_t hits(const Tensor& logits, const std::int64_t* labels) {
+  const std::int64_t count = logits.size(1), classes = logits.size(2);
+  std::vector<double> mean(static_cast<std::size_t>(classes));
   std::int64_t right = 0;
   for (std::int64_t i = 0; i < count; ++i) {
-    const double* row = logits.data() + i * classes;
-    right += std::max_element(row, row + classes) - row == labels[i];
+    std::fill(mean.begin(), mean.end(), 0);
+    const float* row = logits.data<float>() + i * classes;
+    for (const View& view : kViews) {
+      for (std::size_t c = 0; c < mean.size(); ++c) mean[c] += view.weight * static_cast<double>(row[c]);
+      row += count * classes;
+    }
+    right += std::max_element(mean.begin(), mean.end()) - mean.begin() == labels[i];
   }
   return right;
 }
@@ -109,28 +154,21 @@ std::optional<Evaluation> evaluate(Classifier& model, const ImageSet& set, const
                                    const EvaluateOptions& options) {
   NoGrad no_grad;
   EvaluationMode mode(model);
-  const Tensor table = normalisation_table(normalisation);
-  const std::int64_t classes = set.classes(), count = set.count();
+  const Device device = device_of(model);
+  const std::int64_t classes = set.classes(), count = set.count(), batch = std::min(options.batch_size, count);
+  const ViewPlans plans(batch, normalisation, device);
   Evaluation evaluation;
   evaluation.images = count;
   evaluation.confusion.assign(static_cast<std::size_t>(classes * classes), 0);
   Sums sums;
-  std::vector<double> averaged;
-  for (std::int64_t begin = 0; begin < count; begin += options.batch_size) {
-    const std::int64_t end = std::min(count, begin + options.batch_size);
+  for (std::int64_t begin = 0; begin < count; begin += batch) {
+    const std::int64_t end = std::min(count, begin + batch);
+    const Tensor images = set.images.slice(begin, end).to(device);
+    const Tensor logits = batch_logits(model, plans, images, classes, options);
+    if (!logits) return std::nullopt;
     const std::int64_t* labels = set.labels.data<std::int64_t>() + begin;
-    averaged.assign(static_cast<std::size_t>((end - begin) * classes), 0);
-    for (const View& view : kViews) {
-      if (options.stop && options.stop()) return std::nullopt;
-      const bool plain = &view == &kViews.front();
-      if (!plain && !options.tta) break;
-      const Tensor logits = view_logits(model, set, table, view, begin, end, options.precision);
-      check(logits.size(1) == classes, "evaluate: the model has {} classes, the data {}", logits.size(1), classes);
-      if (plain) add_batch(evaluation, sums, logits, labels);
-      for (std::size_t i = 0; i < averaged.size(); ++i)
-        averaged[i] += view.weight * static_cast<double>(logits.data<float>()[i]);
-    }
-    if (options.tta) sums.first_tta += hits(averaged, classes, labels, end - begin);
+    add_batch(evaluation, sums, logits, labels);
+    if (options.tta) sums.first_tta += hits(logits, labels);
   }
   const auto n = static_cast<double>(count);
   evaluation.loss = sums.loss / n;

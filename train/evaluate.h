@@ -26,11 +26,12 @@ struct EvaluateOptions {
   bool tta = false;                  ///< mirror images and one-pixel shifts as well: six passes in place of one
   Dtype precision = Dtype::float32;  ///< of activations
   std::int64_t batch_size = 500;     ///< the result does not depend on it
-  std::function<bool()> stop;        ///< asked between batches; evaluation gives nothing once it says yes
+  std::function<bool()> stop{};      ///< asked between batches; evaluation gives nothing once it says yes
 };
 
-/// Puts the model into evaluation mode for the time of the call and back into training mode after it. Error where the
-/// labels of the set do not fit the model's classes.
+/// Computes where the model's parameters lie; the images may lie there too, or on the CPU. Puts the model into
+/// evaluation mode for the time of the call and back into training mode after it. Error where the labels of the set,
+/// which lie on the CPU, do not fit the model's classes.
 std::optional<Evaluation> evaluate(Classifier& model, const ImageSet& set, const Normalisation& normalisation,
                                    const EvaluateOptions& options);
 

@@ -7,6 +7,7 @@
 #include "cuda/enable.h"
 #include "cuda/memory.h"
 #include "error_text.h"
+#include "train/device.h"
 
 namespace dattn::cuda {
 namespace {
@@ -45,6 +46,13 @@ TEST_F(Machine, ADriverTooOldIsNamedWithWhatIsNeeded) {
 TEST_F(Machine, OneWithoutADeviceSaysSo) {
   emulation::machine.devices = 0;
   EXPECT_EQ(why(), "cuda: no NVIDIA GPU was found (cudaErrorNoDevice)\nhint: use --device cpu");
+}
+
+TEST_F(Machine, AutoTakesTheDeviceWhereOneIsUsable) {
+  EXPECT_EQ(use_device("auto"), Device::cuda);
+  EXPECT_EQ(use_device("cuda"), Device::cuda);
+  emulation::machine.devices = 0;
+  EXPECT_EQ(use_device("auto"), Device::cpu);
 }
 
 TEST_F(Machine, AnArchitectureThatWasNotBuiltIsNamed) {
