@@ -78,7 +78,7 @@ stage_pack() {
 library_path() {
   local path=$work/lib:$work/packages/usr/lib/x86_64-linux-gnu name file
   for name in $(LD_LIBRARY_PATH=$path ldd "$work/bin/train" | awk '/not found/ {print $1}'); do
-    file=$(find /usr/local/cuda*/ /usr/lib /opt /usr/local/lib -name "$name" -print -quit 2> /dev/null)
+    file=$(find /usr/local/cuda*/ /usr/lib /opt /usr/local/lib -name "$name" -print -quit 2> /dev/null || true)
     [ -n "$file" ] || die "the programs need $name, which this machine does not have"
     path=$path:$(dirname "$file")
   done
@@ -162,7 +162,7 @@ stage_profile() {
   [ $# -gt 0 ] || set -- dattention_seed dattention_seed_table dattention_15x15 dattn_cnn
   for case in "$@"; do
     timeout $((560 / $#)) ncu --clock-control none --csv --page raw --target-processes all \
-      --metrics gpu__time_duration.sum,dram__bytes.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed,sm__throughput.avg.pct_of_peak_sustained_elapsed,sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active,sm__warps_active.avg.pct_of_peak_sustained_active,launch__registers_per_thread \
+      --section SpeedOfLight --section ComputeWorkloadAnalysis --section Occupancy --section LaunchStats \
       "$work/bin/bench" --device cuda --precision "$precision" --case "$case" --rounds 1 --json > "$out/ncu-$precision-$case.csv" || true
     python3 bench/kernel_figures.py "$out/ncu-$precision-$case.csv"
   done

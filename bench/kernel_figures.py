@@ -10,11 +10,12 @@ import csv
 import re
 import sys
 
+# Which columns, of which the largest counts: their names differ between architectures.
 SHARES = {
-    'memory': 'dram__throughput.avg.pct_of_peak_sustained_elapsed',
-    'units': 'sm__throughput.avg.pct_of_peak_sustained_elapsed',
-    'tensor': 'sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active',
-    'warps': 'sm__warps_active.avg.pct_of_peak_sustained_active',
+    'memory': r'(gpu__)?dram__throughput\.avg\.pct_of_peak_sustained_elapsed',
+    'units': r'sm__throughput\.avg\.pct_of_peak_sustained_elapsed',
+    'tensor': r'sm__(inst_executed_)?pipe_tensor.*pct_of_peak_sustained_active',
+    'warps': r'sm__warps_active\.avg\.pct_of_peak_sustained_active',
 }
 MICROSECONDS = {'ns': 1e-3, 'us': 1, 'usecond': 1, 'nsecond': 1e-3, 'ms': 1e3, 'msecond': 1e3, 's': 1e6, 'second': 1e6}
 
@@ -35,13 +36,15 @@ def launches(path):
     scale = MICROSECONDS.get(dict(zip(header, units)).get('gpu__time_duration.sum', 'us'), 1)
     for row in rows:
         launch = dict(zip(header, row))
+        launch['shares'] = [max((number(value) for name, value in launch.items() if isinstance(value, str) and
+                                 re.fullmatch(pattern, name)), default=0) for pattern in SHARES.values()]
         launch['microseconds'] = number(launch.get('gpu__time_duration.sum', '')) * scale
         yield launch
 
 
 def short(name):
-    name = re.sub(r'\(.*\)$', '', name)
-    return re.sub(r'dattn::cuda::|\(anonymous namespace\)::|<unnamed>::|detail::|void ', '', name)[:70]
+    name = re.sub(r'dattn::cuda::|\(anonymous namespace\)::|<unnamed>::|detail::|void |\((int|bool|unsigned int)\)', '', name)
+    return re.sub(r'\(.*\)$', '', name)[:70]
 
 
 def main():
@@ -56,8 +59,7 @@ def main():
     print(f'{"time":>6} {"calls":>6} {"us each":>9} ' + ' '.join(f'{share:>7}' for share in SHARES) + f' {"regs":>5}  kernel')
     for name in sorted(time, key=time.get, reverse=True)[:most]:
         group = groups[name]
-        weighted = [sum(number(l.get(metric, '')) * l['microseconds'] for l in group) / (time[name] or 1)
-                    for metric in SHARES.values()]
+        weighted = [sum(l['shares'][i] * l['microseconds'] for l in group) / (time[name] or 1) for i in range(len(SHARES))]
         registers = max(number(l.get('launch__registers_per_thread', '')) for l in group)
         print(f'{100 * time[name] / total:5.1f}% {len(group):6} {time[name] / len(group):9.2f} ' +
               ' '.join(f'{w:6.1f}%' for w in weighted) + f' {registers:5.0f}  {name}')
