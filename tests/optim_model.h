@@ -82,6 +82,10 @@ struct Training {
 
   /// The same as replayed updates: numbers of all steps in one table on the device, a row of it before each update.
   void replay(std::int64_t begin, std::int64_t end) {
+    replay(begin, end, [this] { optimizer->update(); });
+  }
+  template <typename Update>
+  void replay(std::int64_t begin, std::int64_t end, Update&& update) {
     Tensor rows = Tensor::empty({end - begin, optimizer->number_count()}, Dtype::float64);
     for (std::int64_t step = begin; step < end; ++step) {
       set_rates(step);
@@ -91,7 +95,7 @@ struct Training {
     for (std::int64_t step = begin; step < end; ++step) {
       model.set_gradients(step);
       optimizer->numbers().copy_from(table.slice(step - begin, step - begin + 1));
-      optimizer->update();
+      update();
     }
     optimizer->count_steps(end - begin);
   }

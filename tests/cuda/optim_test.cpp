@@ -8,6 +8,7 @@
 #include "core/ops.h"
 #include "cuda/enable.h"
 #include "cuda/memory.h"
+#include "cuda/step_graph.h"
 #include "optim/ema.h"
 #include "optim/gradient_norm.h"
 #include "optim_model.h"
@@ -50,6 +51,32 @@ TEST_F(CudaOptim, ReplayedUpdatesAreStepsToTheSameBits) {
     replayed.replay(2, 6);
     EXPECT_EQ(doubles(steps.flat.values()), doubles(replayed.flat.values())) << steps.optimizer->name();
     expect_same_state(replayed.optimizer->state(), steps.optimizer->state(), 0);
+  }
+}
+
+// The update and the average, captured once: replays read other numbers.
+TEST_F(CudaOptim, CapturedUpdatesGiveTheBitsOfSteps) {
+  for (const MakeOptimizer& make : every_optimizer()) {
+    Training stepped(make, 5, Device::cuda), captured(make, 5, Device::cuda);
+    Ema average(stepped.flat, {}, {.warm_up = true}), captured_average(captured.flat, {}, {.warm_up = true});
+    cuda::StepGraph graph;
+    for (std::int64_t step = 0; step < 6; ++step) {
+      stepped.steps(step, step + 1);
+      average.update();
+      Tensor numbers = Tensor::empty({captured_average.number_count()}, Dtype::float64);
+      captured_average.write_numbers(step, numbers.data<double>());
+      captured_average.numbers().copy_from(numbers);
+      captured.replay(step, step + 1, [&] {
+        graph.run([&] {
+          captured.optimizer->update();
+          captured_average.apply();
+        });
+      });
+      captured_average.count_updates(1);
+    }
+    EXPECT_EQ(doubles(captured.flat.values()), doubles(stepped.flat.values())) << stepped.optimizer->name();
+    expect_same_state(captured.optimizer->state(), stepped.optimizer->state(), 0);
+    expect_same_state(captured_average.state(), average.state(), 0);
   }
 }
 
