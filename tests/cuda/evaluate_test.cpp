@@ -8,8 +8,10 @@
 #include <fstream>
 #include <iterator>
 
+#include "core/autograd.h"
 #include "cuda/enable.h"
 #include "slots.h"
+#include "small.h"
 #include "tiny_classifier.h"
 #include "train/checkpoint.h"
 
@@ -45,6 +47,22 @@ TEST_F(CudaEvaluate, GivesTheCpusNumbers) {
       EXPECT_EQ(e.confusion, expected.confusion);
     }
   }
+}
+
+TEST_F(CudaEvaluate, AWholeNetworkGivesTheCpusLogits) {
+  if (small()) GTEST_SKIP() << "long; what it runs is looked at by shorter tests too";
+  const NoGrad no_grad;
+  Random random(3, Purpose::init);
+  const auto model = make_model({"dattn_cnn", "dattention", 10}, random);
+  std::uint32_t lane = 5000;
+  for (auto& [name, p] : parameters(*model)) {  // output projections start at zero
+    if (name.find("proj_out") != std::string::npos) p.value().copy_from(normal(p.shape(), lane++, 0.1));
+  }
+  set_training(*model, false);
+  const Tensor image = normal({1, 32, 32, 3}, 1).to(Dtype::float32);
+  const Tensor expected = model->forward(image).to(Dtype::float64);
+  move_to(*model, Device::cuda);
+  expect_near(model->forward(image.to(Device::cuda)), expected, 1e-4, "logits");
 }
 
 TEST_F(CudaEvaluate, StopsBetweenBatches) {
