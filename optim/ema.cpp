@@ -11,7 +11,7 @@ Ema::Ema(const FlatParameters& parameters, const std::vector<NamedTensor>& buffe
       updates_(Tensor::zeros({}, Dtype::int64)),
       numbers_(kNumbers<EmaNumbers>, parameters.values().device()) {
   check(options.decay >= 0 && options.decay <= 1, "ema: decay expected in [0, 1], got {}", options.decay);
-  for (const FlatGroup& group : groups_) pairs_.push_back({group.values, group.values.clone()});
+  pairs_.push_back({parameters.values(), parameters.values().clone()});
   for (const NamedTensor& buffer : buffers) {
     if (buffer.tensor.dtype() != Dtype::float32 && buffer.tensor.dtype() != Dtype::float64) continue;
     buffers_.push_back(buffer);
@@ -44,14 +44,14 @@ void Ema::swap() {
 std::vector<NamedTensor> Ema::state() const {
   check(!swapped_, "ema: state asked for while the averages are in the model");
   std::vector<NamedTensor> state{{"updates", updates_}};
-  for (std::size_t g = 0; g < groups_.size(); ++g) {
-    for (const FlatGroup::Slice& slice : groups_[g].slices) {
-      state.push_back({slice.name, FlatGroup::part(pairs_[g].average, slice)});
-    }
+  std::int64_t begin = 0;
+  for (const FlatGroup& group : groups_) {
+    const std::int64_t end = begin + group.values.elements();
+    const Tensor averages = pairs_[0].average.slice(begin, end);
+    for (const FlatGroup::Slice& slice : group.slices) state.push_back({slice.name, FlatGroup::part(averages, slice)});
+    begin = end;
   }
-  for (std::size_t b = 0; b < buffers_.size(); ++b) {
-    state.push_back({buffers_[b].name, pairs_[groups_.size() + b].average});
-  }
+  for (std::size_t b = 0; b < buffers_.size(); ++b) state.push_back({buffers_[b].name, pairs_[b + 1].average});
   return state;
 }
 

@@ -62,7 +62,7 @@ class Ema {
   EmaOptions options_;
   std::vector<FlatGroup> groups_;
   std::vector<NamedTensor> buffers_;
-  std::vector<Pair> pairs_;  // one a group, then one a buffer
+  std::vector<Pair> pairs_;  // one of all groups, which lie end to end, then one a buffer
   Tensor updates_;           // int64, one element
   UpdateNumbers numbers_;
   bool swapped_ = false;
