@@ -74,10 +74,10 @@ stage_pack() {
 
 # --- what every other stage begins with ---
 
-# Folders with the libraries that a program names and the system does not find by itself.
+# Folders with the libraries that the programs name and the system does not find by itself.
 library_path() {
   local path=$work/lib:$work/packages/usr/lib/x86_64-linux-gnu name file
-  for name in $(LD_LIBRARY_PATH=$path ldd "$work/bin/train" | awk '/not found/ {print $1}'); do
+  for name in $(LD_LIBRARY_PATH=$path ldd "${programs[@]/#/$work/bin/}" | awk '/not found/ {print $1}' | sort -u); do
     file=$(find /usr/local/cuda*/ /usr/lib /opt /usr/local/lib -name "$name" -print -quit 2> /dev/null || true)
     [ -n "$file" ] || die "the programs need $name, which this machine does not have"
     path=$path:$(dirname "$file")
