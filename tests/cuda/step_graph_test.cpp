@@ -9,6 +9,7 @@
 #include "core/autograd.h"
 #include "core/flat_parameters.h"
 #include "core/ops.h"
+#include "core/rows.h"
 #include "cuda/enable.h"
 #include "cuda/memory.h"
 #include "error_text.h"
@@ -167,6 +168,19 @@ TEST_F(CudaStepGraph, NothingElseWritesToItsMemory) {
   graph.run([&] { sum(); });
   EXPECT_EQ(sum.result(), 15);
   for (const Tensor& other : others) EXPECT_EQ(other.to(Device::cpu).at(500), 7);
+}
+
+TEST_F(CudaStepGraph, EachReplayTakesTheNextRowOfATable) {
+  const Tensor table = normal({6, 10}, 1), there = table.to(Device::cuda);
+  Tensor index = Tensor::zeros({}, Dtype::int64, Device::cuda), row = Tensor::empty({10}, Dtype::float64, Device::cuda);
+  StepGraph graph;
+  for (int i = 0; i < 6; ++i) {
+    graph.run([&] {
+      take_row(there, index, row);
+      advance(index);
+    });
+    EXPECT_TRUE(same_bits(row.to(Device::cpu), table.slice(i, i + 1).view({10}))) << i;
+  }
 }
 
 TEST_F(CudaStepGraph, AChangedBodyIsSeenAfterReset) {
