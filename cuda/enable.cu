@@ -106,4 +106,6 @@ void enable() {
   augment_forward.set_cuda(augment_forward_cuda);
 }
 
+std::string device_name() { return device().name; }
+
 }  // namespace dattn::cuda

@@ -13,6 +13,9 @@ std::optional<std::string> why_unusable();
 /// nothing.
 void enable();
 
+/// Of the device that enable() took, such as "NVIDIA H200".
+std::string device_name();
+
 /// Waits until everything that was given to the device has run.
 void synchronize();
 

@@ -14,6 +14,8 @@ std::optional<std::string> why_unusable() {
 
 void enable() { fail("{}", *why_unusable()); }
 
+std::string device_name() { fail("{}", *why_unusable()); }
+
 void synchronize() {}
 
 namespace device_pool {

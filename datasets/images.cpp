@@ -109,6 +109,16 @@ Normalisation channel_statistics(const Tensor& images) {
   return result;
 }
 
+void take_labels(const ImageSet& set, std::span<const std::int64_t> picks, Tensor& labels) {
+  auto* label = labels.data<std::int64_t>();
+  for (const std::int64_t image : picks) {
+    *label = set.labels.data<std::int64_t>()[image];
+    check(*label >= 0 && *label < set.classes(), "data: image {}: expected a label of 0 to {}, found {}", image,
+          set.classes() - 1, *label);
+    ++label;
+  }
+}
+
 std::pair<ImageSet, ImageSet> holdout(const ImageSet& set, std::int64_t count, std::uint64_t seed) {
   const std::int64_t n = set.count();
   check(count >= 0 && count < n, "holdout: expected 0 to {} of the {} training images, got {}", n - 1, n, count);

@@ -4,6 +4,7 @@
 #include <array>
 #include <filesystem>
 #include <functional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -47,6 +48,9 @@ DataSets load_data(const std::string& source, const LoadOptions& options = {});
 
 /// Mean and deviation over all pixels of images uint8 [N,H,W,3]. A channel that never changes has deviation 1/255.
 Normalisation channel_statistics(const Tensor& images);
+
+/// labels [picks] = those of the picked images. Error where one is not among the classes.
+void take_labels(const ImageSet& set, std::span<const std::int64_t> picks, Tensor& labels);
 
 /// Splits off `count` images, chosen by the seed: {the others, the chosen}, disjoint, both in their old order.
 std::pair<ImageSet, ImageSet> holdout(const ImageSet& set, std::int64_t count, std::uint64_t seed);

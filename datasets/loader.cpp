@@ -1,12 +1,10 @@
 // The loader: its order, its two buffers, and the thread that fills one while the other is used.
 #include "datasets/loader.h"
 
-#include <algorithm>
-#include <numeric>
+#include <iterator>
 #include <utility>
 
 #include "core/parallel.h"
-#include "core/random.h"
 
 namespace dattn {
 
@@ -15,7 +13,10 @@ LoaderOptions training_options(std::int64_t batch_size, std::uint64_t seed, cons
 }
 
 Loader::Loader(ImageSet set, const Normalisation& normalisation, const LoaderOptions& options)
-    : set_(std::move(set)), options_(options), table_(normalisation_table(normalisation)) {
+    : set_(std::move(set)),
+      options_(options),
+      table_(normalisation_table(normalisation)),
+      order_(set_.count(), options.batch_size, options.shuffle, options.seed) {
   const std::int64_t n = set_.count(), size = options_.batch_size;
   check(size >= 1, "loader: expected a batch size of at least 1, got {}", size);
   check(n >= 1, "loader: expected images, got none");
@@ -24,8 +25,6 @@ Loader::Loader(ImageSet set, const Normalisation& normalisation, const LoaderOpt
   check(!options_.drop_last || n >= size, "loader: a batch of {} images needs as many, the set has {}", size, n);
   check_augment(options_.augment, set_.images.size(1), set_.images.size(2));
   batches_ = options_.drop_last ? n / size : tile_count(n, size);
-  order_.resize(static_cast<std::size_t>(n));
-  std::iota(order_.begin(), order_.end(), 0);
   if (options_.prefetch) thread_ = std::thread([this] { work(); });
 }
 
@@ -71,13 +70,8 @@ void Loader::clear_spare() {
 }
 
 void Loader::fill_spare(Place place) {
-  if (options_.shuffle && place.epoch != order_epoch_) {
-    permute(Random(options_.seed, Purpose::shuffle, static_cast<std::uint64_t>(place.epoch)), order_);
-    order_epoch_ = place.epoch;
-  }
-  const std::int64_t size = options_.batch_size, first = place.batch * size, n = std::min(size, set_.count() - first);
-  const auto picks =
-      std::span<const std::int64_t>(order_).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n));
+  const auto picks = order_.picks(place);
+  const std::int64_t size = options_.batch_size, n = std::ssize(picks);
 
   Buffer& buffer = spare();
   draw_plan(options_.augment, options_.seed, place.epoch, picks, set_.images.shape(), buffer.plan);
@@ -88,13 +82,7 @@ void Loader::fill_spare(Place place) {
 
   reuse(buffer.labels, {size}, Dtype::int64);
   buffer.batch.labels = buffer.labels.slice(0, n);
-  auto* label = buffer.batch.labels.data<std::int64_t>();
-  for (const std::int64_t image : picks) {
-    *label = set_.labels.data<std::int64_t>()[image];
-    check(*label >= 0 && *label < set_.classes(), "loader: image {}: expected a label of 0 to {}, found {}", image,
-          set_.classes() - 1, *label);
-    ++label;
-  }
+  take_labels(set_, picks, buffer.batch.labels);
   if (options_.augment.mixup > 0) {
     reuse(buffer.targets, {size, set_.classes()}, Dtype::float32);
     buffer.batch.targets = buffer.targets.slice(0, n);

@@ -5,9 +5,9 @@
 #include <exception>
 #include <mutex>
 #include <thread>
-#include <vector>
 
 #include "datasets/augment.h"
+#include "datasets/batch_order.h"
 
 namespace dattn {
 
@@ -23,12 +23,6 @@ struct LoaderOptions {
 /// For training: shuffled, without the last incomplete batch. For evaluation the defaults: every image once, in order,
 /// plain.
 LoaderOptions training_options(std::int64_t batch_size, std::uint64_t seed, const AugmentOptions& augment = {});
-
-/// Where in the data a run stands: batch `batch` of epoch `epoch`, both from 0.
-struct Place {
-  std::int64_t epoch = 0, batch = 0;
-  bool operator==(const Place&) const = default;
-};
 
 struct Batch {
   Tensor images;   ///< float32 [B,H,W,3], normalised
@@ -74,8 +68,7 @@ class Loader {
   LoaderOptions options_;
   Tensor table_;  // float32 [3,256]
   std::int64_t batches_ = 0;
-  std::vector<std::int64_t> order_;  // images of epoch order_epoch_
-  std::int64_t order_epoch_ = -1;
+  BatchOrder order_;
 
   Place place_;
   Buffer buffers_[2];

@@ -154,7 +154,7 @@ TEST(Loader, ErrorsOfTheThreadReachTheCaller) {
   set.labels.data<std::int64_t>()[9] = 3;
   EXPECT_EQ(indices(loader.next()).size(), 8u);
   for (int again = 0; again < 2; ++again) {
-    EXPECT_EQ(error_text([&] { loader.next(); }), "loader: image 9: expected a label of 0 to 2, found 3");
+    EXPECT_EQ(error_text([&] { loader.next(); }), "data: image 9: expected a label of 0 to 2, found 3");
     EXPECT_EQ(loader.place(), (Place{0, 1}));
   }
   loader.seek({0, 2});

@@ -2,7 +2,9 @@
 #include "train/device.h"
 
 #include "core/error.h"
+#include "core/parallel.h"
 #include "cuda/enable.h"
+#include "train/report.h"
 
 namespace dattn {
 
@@ -12,6 +14,10 @@ Device use_device(const std::string& name) {
   if (name == "auto" && cuda::why_unusable()) return Device::cpu;
   cuda::enable();
   return Device::cuda;
+}
+
+std::string describe(Device device) {
+  return device == Device::cpu ? fmt::format("{}, {} threads", processor_name(), thread_count()) : cuda::device_name();
 }
 
 }  // namespace dattn

@@ -15,4 +15,7 @@ inline constexpr const char* kDevices[] = {"cpu", "cuda", "auto"};
 /// cuda::why_unusable().
 Device use_device(const std::string& name);
 
+/// What it is, such as "AMD EPYC, 2 threads" or "NVIDIA H200".
+std::string describe(Device device);
+
 }  // namespace dattn

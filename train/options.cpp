@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "train/device.h"
 #include "train/models.h"
 
 namespace dattn {
@@ -79,7 +80,9 @@ ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
   app.add_option("--precision", o.precision, "Type of activations; weights and sums are float32")
       ->check(CLI::IsMember(std::vector<std::string>(std::begin(kPrecisions), std::end(kPrecisions))))
       ->capture_default_str();
-  app.add_option("--device", o.device, "Where to compute")->check(CLI::IsMember({"cpu"}))->capture_default_str();
+  app.add_option("--device", o.device, "Where to compute; auto takes a GPU where one can be used")
+      ->check(CLI::IsMember(std::vector<std::string>(std::begin(kDevices), std::end(kDevices))))
+      ->capture_default_str();
   app.add_option("--threads", o.threads, "Threads [all processors]; results do not depend on it")
       ->check(CLI::Range(1, 1024));
   app.add_option("--max-steps", o.max_steps, "Stop early after so many steps; the schedule stays that of --epochs")

@@ -168,6 +168,11 @@ void Recipe::apply() {
   flat_.zero_grad();
 }
 
+void Recipe::update() {
+  for (const auto& optimizer : optimizers_) optimizer->update();
+  flat_.zero_grad();
+}
+
 std::vector<NamedTensor> Recipe::state() {
   std::vector<NamedTensor> all;
   for (const auto& optimizer : optimizers_) {

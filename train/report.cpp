@@ -40,10 +40,13 @@ Progress::Progress(std::int64_t epoch, std::int64_t epochs, std::int64_t done, s
 
 Progress::~Progress() { clear(); }
 
+bool Progress::due(std::int64_t step) const {
+  return step == first_ + 1 || seconds_between(last_, Clock::now()) >= (terminal_ ? kBarSeconds : kPlainSeconds);
+}
+
 void Progress::update(std::int64_t step, double loss, double accuracy, double images_per_second) {
+  if (!due(step)) return;
   const auto now = Clock::now();
-  const bool first = step == first_ + 1;
-  if (!first && seconds_between(last_, now) < (terminal_ ? kBarSeconds : kPlainSeconds)) return;
   last_ = now;
   const double left =
       seconds_between(start_, now) / static_cast<double>(step - first_) * static_cast<double>(total_ - step);

@@ -17,6 +17,8 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
+  /// Whether update() after this step would show something.
+  bool due(std::int64_t step) const;
   /// After a step: mean loss and accuracy (0 to 1) of the epoch so far, images/s of training.
   void update(std::int64_t step, double loss, double accuracy, double images_per_second);
   /// Removes the bar, so that a line can be written.

@@ -2,13 +2,11 @@
 #include "train/trainer.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <csignal>
-#include <numeric>
 
-#include "core/autograd.h"
 #include "core/parallel.h"
+#include "train/device.h"
 #include "train/watch.h"
 
 namespace dattn {
@@ -23,10 +21,6 @@ void on_signal(int signal) {
   std::signal(signal, SIG_DFL);
 }
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 constexpr std::int64_t kWhiteningImages = 5000;
 constexpr double kEmaDecay = 0.99;
 constexpr const char* kUpdates = "updates";  // the count that Ema keeps among its tensors
@@ -38,7 +32,7 @@ std::string percent(double fraction) { return fmt::format("{:.2f} %", 100 * frac
 // --- building and restoring ---
 
 Trainer::Trainer(TrainOptions options, const std::vector<std::string>& given)
-    : options_(std::move(options)), folder_(options_) {
+    : options_(std::move(options)), device_(use_device(options_.device)), folder_(options_) {
   if (options_.threads > 0) set_thread_count(options_.threads);
   options_.out = folder_.path();
   if (options_.resume) {
@@ -82,14 +76,19 @@ void Trainer::build() {
   precision_ = precision_type(options_.precision);
   Random random(options_.seed, Purpose::init);
   model_ = make_model({options_.model, options_.attention, data_.train.classes()}, random);
-  recipe_ = make_recipe(options_, plan_, *model_, total_steps_, steps_per_epoch_);
   model_->init_from_data(
       normalise(data_.train.images.slice(0, std::min(kWhiteningImages, data_.train.count())), data_.normalisation));
+  move_to(*model_, device_);
+  recipe_ = make_recipe(options_, plan_, *model_, total_steps_, steps_per_epoch_);
   if (options_.ema)
     averages_ =
         std::make_unique<Ema>(recipe_->flat(), buffers(*model_), EmaOptions{.decay = kEmaDecay, .warm_up = true});
-  loader_ = std::make_unique<Loader>(data_.train, data_.normalisation,
-                                     training_options(plan_.batch_size, options_.seed, plan_.augment));
+  const auto make_steps = device_ == Device::cpu ? make_host_steps : make_device_steps;
+  steps_ = make_steps({*model_, *recipe_, averages_.get(), plan_, precision_, options_.seed}, data_.train,
+                      data_.normalisation);
+  for (ImageSet* set : {&data_.test, &held_out_}) {
+    if (set->images) set->images = set->images.to(device_);
+  }
 }
 
 void Trainer::restore(const Checkpoint& checkpoint) {
@@ -106,7 +105,7 @@ void Trainer::restore(const Checkpoint& checkpoint) {
       state_.rows.back().step != total_steps_) {
     state_.rows.pop_back();
   }
-  loader_->seek({state_.step / steps_per_epoch_, state_.step % steps_per_epoch_});
+  steps_->set_sums({state_.loss, state_.correct});
   saved_step_ = state_.step;
 }
 
@@ -133,54 +132,33 @@ std::vector<NamedTensor> Trainer::optimizer_tensors() {
 
 // --- one step ---
 
-void Trainer::count(const Tensor& logits, const Tensor& labels, double loss) {
-  const std::int64_t classes = logits.size(1), count = logits.size(0);
-  for (std::int64_t i = 0; i < count; ++i) {
-    const float* row = logits.data<float>() + i * classes;
-    state_.correct += std::max_element(row, row + classes) - row == labels.data<std::int64_t>()[i];
+void Trainer::train_step() {
+  try {
+    steps_->run(state_.step);
+  } catch (const LostNumbers& lost) {
+    report(lost);
   }
-  state_.loss += plan_.reduction == Reduction::sum ? loss : loss * static_cast<double>(count);
-  state_.images += count;
+  state_.lr = recipe_->learning_rate();
+  state_.images += plan_.batch_size;
+  ++state_.step;
 }
 
-void Trainer::train_step() {
-  const auto start = std::chrono::steady_clock::now();
-  const Batch& batch = loader_->next();
-  set_random_step(options_.seed, static_cast<std::uint64_t>(state_.step));
-  recipe_->prepare(state_.step);
-  const Tensor logits = model_->forward(batch.images.to(precision_));  // [B,classes]
-  const Tensor loss =
-      cross_entropy(logits, batch.targets ? batch.targets : batch.labels, plan_.label_smoothing, plan_.reduction);
-  const double value = loss.item();
-  if (!std::isfinite(value)) report_lost_numbers(batch, value);
-  backward(loss);
-  recipe_->apply();
-  if (averages_) averages_->update();
-  state_.lr = recipe_->learning_rate();
-  ++state_.step;
-  count(logits, batch.labels, value);
-  const double seconds = seconds_since(start);
+void Trainer::gather() {
+  try {
+    const auto [loss, correct] = steps_->sums();
+    state_.loss = loss;
+    state_.correct = correct;
+  } catch (const LostNumbers& lost) {
+    report(lost);
+  }
+  const double seconds = steps_->take_seconds();
   state_.seconds += seconds;
   state_.epoch_seconds += seconds;
 }
 
-void Trainer::report_lost_numbers(const Batch& batch, double loss) {
-  ActivationWatch watching;
-  // The same pass once more, watched: the weights are still those that gave this loss.
-  backward(cross_entropy(model_->forward(batch.images.to(precision_)), batch.labels, plan_.label_smoothing,
-                         plan_.reduction));
-  std::string table = fmt::format("\n  {:<24}  {:>18}  {:>16}", "layer", "largest activation", "largest gradient");
-  for (const auto& [layer, largest] : watching.entries()) {
-    double gradient = 0;
-    for (const auto& [name, p] : parameters(*model_)) {
-      if (!p.trainable() || !name.starts_with(layer + ".")) continue;
-      const double largest_here = largest_magnitude(p.grad());
-      if (!(largest_here <= gradient)) gradient = largest_here;  // a NaN stays
-    }
-    table += fmt::format("\n  {:<24}  {:>18.4g}  {:>16.4g}", layer, largest, gradient);
-  }
-  fail("the loss is {} at step {}, learning rate {:.4g}{}\nhint: try a smaller --lr-scale; {}", std::abs(loss),
-       state_.step + 1, recipe_->learning_rate(), table,
+void Trainer::report(const LostNumbers& lost) const {
+  fail("the loss is {} at step {}, learning rate {:.4g}{}\nhint: try a smaller --lr-scale; {}", std::abs(lost.loss),
+       lost.step + 1, recipe_->learning_rate(), lost.layers,
        saved_step_ < 0 ? "nothing was saved yet" : fmt::format("{} holds step {}", folder_.last(), saved_step_));
 }
 
@@ -188,6 +166,7 @@ void Trainer::report_lost_numbers(const Batch& batch, double loss) {
 
 void Trainer::close_epoch(bool whole) {
   progress_.reset();
+  gather();
   const auto row = evaluate_epoch();
   if (!row) return;
   state_.rows.push_back(*row);
@@ -200,6 +179,7 @@ void Trainer::close_epoch(bool whole) {
   if (whole) {
     state_.loss = state_.epoch_seconds = 0;
     state_.correct = state_.images = 0;
+    steps_->set_sums({});
   }
   const bool best = state_.held_out > state_.best_held_out;
   if (best) state_.best_held_out = state_.held_out;
@@ -238,6 +218,7 @@ std::optional<MetricsRow> Trainer::evaluate_epoch() {
 }
 
 void Trainer::save(const std::string& path) {
+  gather();
   const auto model = model_tensors(*model_);
   for (const auto& [name, x] : model) {
     check(std::isfinite(largest_magnitude(x)),
@@ -298,6 +279,8 @@ void Trainer::begin_progress() {
 }
 
 void Trainer::show_progress() {
+  if (!progress_->due(state_.step)) return;
+  gather();
   const auto images = static_cast<double>(state_.images);
   progress_->update(state_.step, state_.loss / images, static_cast<double>(state_.correct) / images,
                     images / state_.epoch_seconds);
@@ -305,6 +288,7 @@ void Trainer::show_progress() {
 
 void Trainer::write_run_json() const {
   folder_.write_run(all_options(options_), {{"seed", options_.seed},
+                                            {"device", describe(device_)},
                                             {"threads", thread_count()},
                                             {"data",
                                              {{"name", data_.name},
@@ -324,7 +308,7 @@ void Trainer::print_plan() const {
   fmt::print("model       {}{}, {} parameters\n", options_.model, attention, parameter_count(*model_));
   fmt::print("schedule    {} steps of {} images, {:g} epochs, seed {}\n", total_steps_, plan_.batch_size, plan_.epochs,
              options_.seed);
-  fmt::print("machine     {}, {} threads, activations in {}\n", processor_name(), thread_count(), name(precision_));
+  fmt::print("machine     {}, activations in {}\n", describe(device_), name(precision_));
   fmt::print("folder      {}{}\n", folder_.path(),
              state_.step > 0 ? fmt::format(", going on from step {}", state_.step) : "");
   std::fflush(stdout);

@@ -4,13 +4,14 @@
 #include <memory>
 #include <optional>
 
-#include "datasets/loader.h"
+#include "datasets/images.h"
 #include "optim/ema.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
 #include "train/recipe.h"
 #include "train/report.h"
 #include "train/run_folder.h"
+#include "train/steps.h"
 
 namespace dattn {
 
@@ -52,10 +53,11 @@ class Trainer {
   std::vector<NamedTensor> optimizer_tensors();
 
   void train_step();
-  void count(const Tensor& logits, const Tensor& labels, double loss);
+  /// Brings the epoch's sums and the time into the state: all steps are then done.
+  void gather();
   void begin_progress();
   void show_progress();
-  [[noreturn]] void report_lost_numbers(const Batch& batch, double loss);
+  [[noreturn]] void report(const LostNumbers& lost) const;
 
   /// Evaluates, notes a row and saves; does nothing where a signal comes first. A row in the middle of an epoch
   /// (--max-steps) leaves the epoch's sums as they are.
@@ -69,6 +71,7 @@ class Trainer {
   bool at_epoch_end() const { return state_.step % steps_per_epoch_ == 0 || state_.step == total_steps_; }
 
   TrainOptions options_;
+  Device device_;
   std::optional<Checkpoint> resumed_;
   RunFolder folder_;
   DataSets data_;
@@ -76,9 +79,9 @@ class Trainer {
   RecipePlan plan_;
   Dtype precision_ = Dtype::float32;  // of activations
   std::unique_ptr<Classifier> model_;
-  std::unique_ptr<Loader> loader_;
   std::unique_ptr<Recipe> recipe_;
   std::unique_ptr<Ema> averages_;  // of the weights, with --ema
+  std::unique_ptr<Steps> steps_;
   std::unique_ptr<Progress> progress_;
   std::int64_t steps_per_epoch_ = 0, total_steps_ = 0;
   State state_;

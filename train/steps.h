@@ -1,0 +1,59 @@
+// How training steps are run: on the CPU one after the other, on a device as a graph that is captured once and
+// replayed.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "datasets/images.h"
+#include "optim/ema.h"
+#include "train/recipe.h"
+
+namespace dattn {
+
+/// What steps work on. It outlives them.
+struct Training {
+  Classifier& model;
+  Recipe& recipe;
+  Ema* averages;  ///< or null
+  const RecipePlan& plan;
+  Dtype precision;  ///< of activations
+  std::uint64_t seed;
+};
+
+/// Sums over the steps of an epoch so far.
+struct StepSums {
+  double loss = 0;  ///< over images
+  std::int64_t correct = 0;
+};
+
+/// A loss that is NaN or infinite ends a run.
+struct LostNumbers {
+  std::int64_t step;  ///< whose loss it is
+  double loss;
+  std::string layers;  ///< largest activation and gradient of each layer, a line each; empty where they are not known
+};
+
+/// The steps of a run. Batches and random numbers depend on (seed, step) alone, so a run goes on at any step.
+class Steps {
+ public:
+  virtual ~Steps() = default;
+  /// Runs step `step`, or gives it to the device, and leaves the recipe prepared for it. On the CPU throws LostNumbers,
+  /// with the weights as they were before the step.
+  virtual void run(std::int64_t step) = 0;
+  /// Sums since they were set. All steps are then done; on a device throws LostNumbers where one of them lost its loss.
+  virtual StepSums sums() = 0;
+  virtual void set_sums(const StepSums& sums) = 0;
+  /// Time of the steps since the last call, as far as they are known to be done.
+  virtual double take_seconds() = 0;
+};
+
+/// Batches come from a loader, prepared one ahead.
+std::unique_ptr<Steps> make_host_steps(const Training& training, const ImageSet& images,
+                                       const Normalisation& normalisation);
+/// The images lie on the device as bytes; what a step needs to know of its batch and its rates is uploaded for a whole
+/// epoch, and no step waits for the host or makes it wait. The model's parameters are on the device.
+std::unique_ptr<Steps> make_device_steps(const Training& training, const ImageSet& images,
+                                         const Normalisation& normalisation);
+
+}  // namespace dattn
