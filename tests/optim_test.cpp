@@ -4,12 +4,17 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <ostream>
 
 #include "core/parallel.h"
 #include "count_new.h"
 #include "error_text.h"
 #include "optim/gradient_norm.h"
 #include "optim_model.h"
+
+namespace dattn {
+void PrintTo(Dtype dtype, std::ostream* out) { *out << name(dtype); }  // in the tests' names
+}  // namespace dattn
 
 namespace dattn::test {
 namespace {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <ostream>
 
 #include "cuda/conv2d_cudnn.h"
 #include "cuda/enable.h"
@@ -17,8 +18,11 @@ struct Case {
   Shape x, w;
   Conv2dOptions options{};
 };
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 
 enum class By : unsigned char { own, own_bfloat16, cudnn };  // cuDNN's are bfloat16
+const char* name(By by) { return std::array{"", "_bfloat16", "_cudnn"}[static_cast<std::size_t>(by)]; }
+void PrintTo(By by, std::ostream* out) { *out << name(by); }
 
 class CudaConv2d : public testing::TestWithParam<std::tuple<Case, By>> {
  protected:
@@ -81,8 +85,7 @@ TEST_P(CudaConv2d, WithMaxPoolingIsTheCpus) {
 }
 
 std::string case_name(const testing::TestParamInfo<std::tuple<Case, By>>& info) {
-  return std::string(std::get<0>(info.param).name) +
-         std::array{"", "_bfloat16", "_cudnn"}[static_cast<std::size_t>(std::get<1>(info.param))];
+  return std::string(std::get<0>(info.param).name) + name(std::get<1>(info.param));
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <ostream>
 
 #include "cuda/enable.h"
 #include "layers/batchnorm_gelu.h"
@@ -19,6 +20,7 @@ struct Case {
   Shape shape;
   Dtype dtype;
 };
+void PrintTo(const Case& c, std::ostream* out) { *out << name(c.dtype) << ' ' << c.shape.text(); }
 
 class CudaNorms : public testing::TestWithParam<Case> {
  protected:
