@@ -91,7 +91,7 @@ TEST_F(CudaEvaluate, CheckpointsAreTheCpusFilesAndLoadOnBoth) {
     Checkpoint(folder + "/there").load("model.", model_tensors(fresh));
     const auto expected = model_tensors(here_);
     for (std::size_t i = 0; i < expected.size(); ++i) {
-      const Tensor& loaded = model_tensors(fresh)[i].tensor;
+      const Tensor loaded = model_tensors(fresh)[i].tensor;
       EXPECT_EQ(loaded.device(), device);
       EXPECT_TRUE(same_bits(loaded.to(Device::cpu), expected[i].tensor)) << expected[i].name;
     }
