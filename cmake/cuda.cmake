@@ -52,6 +52,7 @@ function(dattn_cuda_room)
     list(REMOVE_ITEM sources ${PROJECT_SOURCE_DIR}/cuda/conv2d_cudnn.cu)
   endif()
   dattn_room(cuda SOURCES ${sources} DEPENDS dattn_layers dattn_optim dattn_datasets CUDA::cudart_static CUDA::cublasLt ${cudnn})
+  set_target_properties(dattn_cuda PROPERTIES OPTIMIZE_DEPENDENCIES ON)  # compiles without the other rooms being built first
   if(cudnn)
     target_include_directories(dattn_cuda SYSTEM PRIVATE ${DATTN_CUDNN_INCLUDE})
   endif()
