@@ -122,12 +122,6 @@ __global__ void channel_parts_kernel(SweepCut cut, F f, float* partial) {
   }
 }
 
-__device__ __forceinline__ double warp_sum(double x) {
-#pragma unroll
-  for (int flip = kWarpThreads / 2; flip > 0; flip /= 2) x += __shfl_xor_sync(kFullWarp, x, flip);
-  return x;
-}
-
 // A warp adds the parts of one channel, in double.
 template <int N, typename G>
 struct AddParts {

@@ -265,7 +265,8 @@ void map_elements(const char* name, std::int64_t n, const F& f, S* y, const X*..
 
 // --- sums and maxima in a fixed order; every thread gets the same bits ---
 
-__device__ __forceinline__ float warp_sum(float x) {
+template <typename T>
+__device__ __forceinline__ T warp_sum(T x) {
 #pragma unroll
   for (int flip = kWarpThreads / 2; flip > 0; flip /= 2) x += __shfl_xor_sync(kFullWarp, x, flip);
   return x;

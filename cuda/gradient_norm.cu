@@ -17,8 +17,7 @@ __global__ void squares_kernel(const float* x, std::int64_t n, double* partial) 
     const double v = row[i];
     sum += v * v;
   }
-#pragma unroll
-  for (int flip = kWarpThreads / 2; flip > 0; flip /= 2) sum += __shfl_xor_sync(kFullWarp, sum, flip);
+  sum = warp_sum(sum);
   if (lane_index() == 0) sums[warp_index()] = sum;
   __syncthreads();
   if (threadIdx.x != 0) return;

@@ -43,9 +43,7 @@ void sum_squares(const char* name, std::int64_t rows, std::int64_t n, const floa
 __device__ inline double sum_parts(const double* partial, std::int64_t parts) {
   double sum = 0;
   for (std::int64_t i = lane_index(); i < parts; i += kWarpThreads) sum += partial[i];
-#pragma unroll
-  for (int flip = kWarpThreads / 2; flip > 0; flip /= 2) sum += __shfl_xor_sync(kFullWarp, sum, flip);
-  return sum;
+  return warp_sum(sum);
 }
 
 }  // namespace dattn::cuda
