@@ -1,5 +1,4 @@
 // The program `bench`: times layers and whole networks, forward and forward + backward.
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -13,8 +12,7 @@
 #include "core/parallel.h"
 #include "cuda/memory.h"
 #include "cuda/stopwatch.h"
-#include "train/device.h"
-#include "train/models.h"
+#include "train/command_line.h"
 
 namespace dattn {
 namespace {
@@ -59,13 +57,13 @@ constexpr Pool pool_of(Device device) {
   return {cuda::device_pool::trim, cuda::device_pool::reset_peak, cuda::device_pool::statistics};
 }
 
-nlohmann::json time_case(const Case& one, const Machine& machine, int rounds, Place place) {
-  const Running running = one.make(place);
-  const Pool memory = pool_of(place.device);
+nlohmann::json time_case(const Case& one, const Machine& machine, int rounds, Setting setting) {
+  const Running running = one.make(setting);
+  const Pool memory = pool_of(setting.device);
   memory.trim();
   memory.reset_peak();
   Tensor dy;
-  const double forward = median_ms(rounds, place.device, [&] {
+  const double forward = median_ms(rounds, setting.device, [&] {
     NoGrad no_grad;
     const Tensor y = running.forward();
     if (!dy) dy = Tensor::like(y);
@@ -73,12 +71,12 @@ nlohmann::json time_case(const Case& one, const Machine& machine, int rounds, Pl
   nlohmann::json step;  // null in inference
   if (!one.inference) {
     dy.fill(1);
-    step = median_ms(rounds, place.device, [&] {
+    step = median_ms(rounds, setting.device, [&] {
       running.clear();
       backward(running.forward(), dy);
     });
   }
-  const double bytes = one.work.elements * static_cast<double>(size_of(place.precision));
+  const double bytes = one.work.elements * static_cast<double>(size_of(setting.precision));
   const double floor = std::max(one.work.operations / machine.operations_per_second, bytes / machine.bytes_per_second);
   return {{"case", one.name},
           {"forward_ms", forward},
@@ -86,19 +84,19 @@ nlohmann::json time_case(const Case& one, const Machine& machine, int rounds, Pl
           {"peak_mb", static_cast<double>(memory.statistics().peak_in_use) / 1e6},
           {"floor_ms", floor * 1e3},
           {"threads", thread_count()},
-          {"precision", name(place.precision)},
-          {"device", name(place.device)}};
+          {"precision", name(setting.precision)},
+          {"device", name(setting.device)}};
 }
 
-void print_head(const Machine& machine, Place place) {
-  const std::string who = place.device == Device::cpu ? fmt::format("{} threads", thread_count()) : "the device";
+void print_head(const Machine& machine, Setting setting) {
+  const std::string who = setting.device == Device::cpu ? fmt::format("{} threads", thread_count()) : "the device";
   fmt::print("{}, {:.0f} GFLOP/s in {}, {:.1f} GB/s, activations in {}\n\n", who, machine.operations_per_second / 1e9,
-             place.device == Device::cpu ? "float32" : name(place.precision), machine.bytes_per_second / 1e9,
-             name(place.precision));
+             setting.device == Device::cpu ? "float32" : name(setting.precision), machine.bytes_per_second / 1e9,
+             name(setting.precision));
   fmt::print("{:<26}  {:>11}  {:>11}  {:>11}  {:>9}\n", "case", "forward, ms", "step, ms", "floor, ms", "peak, MB");
 }
 
-// Those named, or all that the place is fit for.
+// Those named, or all that the device is fit for.
 std::vector<Case> chosen_cases(const std::vector<std::string>& names, Device device) {
   std::vector<Case> chosen;
   for (const Case& one : cases()) {
@@ -108,11 +106,11 @@ std::vector<Case> chosen_cases(const std::vector<std::string>& names, Device dev
   return chosen;
 }
 
-int run(const std::vector<Case>& chosen, int rounds, Place place, bool json) {
-  const Machine machine = place.device == Device::cpu ? measure_machine() : measure_device(place.precision);
-  if (!json) print_head(machine, place);
+int run(const std::vector<Case>& chosen, int rounds, Setting setting, bool json) {
+  const Machine machine = setting.device == Device::cpu ? measure_machine() : measure_device(setting.precision);
+  if (!json) print_head(machine, setting);
   for (const Case& one : chosen) {
-    const nlohmann::json result = time_case(one, machine, rounds, place);
+    const nlohmann::json result = time_case(one, machine, rounds, setting);
     const auto number = [&](const char* key) { return result[key].get<double>(); };
     if (json) {
       fmt::print("{}\n", result.dump());
@@ -139,16 +137,14 @@ int main(int argc, char** argv) try {
       "peak and bandwidth allow. `./run bench --against torch` compares with PyTorch."};
   app.add_option("--case", names, "Case to time, may be repeated [all; on the CPU all but the longest]")
       ->check(CLI::IsMember(known));
-  app.add_option("--threads", threads, "Threads [all processors]")->check(CLI::Range(1, 1024));
+  dattn::add_threads_option(app, threads);
   app.add_option("--rounds", rounds, "Calls that the median is taken of")
       ->check(CLI::Range(1, 100000))
       ->capture_default_str();
   app.add_option("--precision", precision, "Type of activations; weights and sums are float32")
-      ->check(CLI::IsMember(std::vector<std::string>(std::begin(dattn::kPrecisions), std::end(dattn::kPrecisions))))
+      ->check(dattn::one_of(dattn::kPrecisions))
       ->capture_default_str();
-  app.add_option("--device", device, "Where to compute; auto: on the GPU where one can be used")
-      ->check(CLI::IsMember(std::vector<std::string>(std::begin(dattn::kDevices), std::end(dattn::kDevices))))
-      ->capture_default_str();
+  dattn::add_device_option(app, device);
   app.add_flag("--json", json, "One JSON object a line in place of the table");
   app.add_flag("--list", list, "Only print the names of the cases");
   try {
@@ -156,14 +152,14 @@ int main(int argc, char** argv) try {
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;
   }
-  const dattn::Place place{dattn::use_device(device), dattn::precision_type(precision)};
-  const auto chosen = dattn::chosen_cases(names, place.device);
+  const dattn::Setting setting{dattn::use_device(device), dattn::precision_type(precision)};
+  const auto chosen = dattn::chosen_cases(names, setting.device);
   if (list) {
     for (const auto& one : chosen) fmt::print("{}\n", one.name);
     return 0;
   }
   if (threads > 0) dattn::set_thread_count(threads);
-  return dattn::run(chosen, rounds, place, json);
+  return dattn::run(chosen, rounds, setting, json);
 } catch (const std::exception& error) {
   fmt::print(stderr, "bench: {}\n", error.what());
   return 1;

@@ -13,21 +13,21 @@ namespace dattn {
 
 namespace {
 
-Tensor normal_images(const Shape& shape, Place place) {
+Tensor normal_images(const Shape& shape, Setting setting) {
   Tensor x = Tensor::empty(shape);
   const Random random(1, Purpose::test);
   for (std::int64_t i = 0; i < x.elements(); ++i) {
     x.data<float>()[i] = static_cast<float>(random.normal(static_cast<std::uint64_t>(i)));
   }
-  return x.to(place.precision).to(place.device);
+  return x.to(setting.precision).to(setting.device);
 }
 
 // A layer on an input whose gradient is wanted too.
 template <typename Layer>
-Running running_layer(Layer layer, const Shape& shape, Place place) {
+Running running_layer(Layer layer, const Shape& shape, Setting setting) {
   auto module = std::make_shared<Layer>(std::move(layer));
-  move_to(*module, place.device);
-  auto x = std::make_shared<Tensor>(normal_images(shape, place));
+  move_to(*module, setting.device);
+  auto x = std::make_shared<Tensor>(normal_images(shape, setting));
   return {[=] { return (*module)(*x); },
           [=] {
             x->track();
@@ -72,28 +72,28 @@ Work network_work(std::int64_t batch, bool attention) {
 // --- kinds of cases ---
 
 Case dattention_case(const char* name, std::int64_t batch, const DAttentionOptions& options) {
-  const auto make = [=](Place place) {
+  const auto make = [=](Setting setting) {
     Random random(0, Purpose::init);
-    return running_layer(DAttention(options, random), {batch, options.q_h, options.q_w, options.channel}, place);
+    return running_layer(DAttention(options, random), {batch, options.q_h, options.q_w, options.channel}, setting);
   };
   return {name, make, dattention_work(batch, options)};
 }
 
 Case conv_case(const char* name, std::int64_t batch, std::int64_t in, std::int64_t out, std::int64_t size) {
-  const auto make = [=](Place place) {
+  const auto make = [=](Setting setting) {
     Random random(0, Purpose::init);
-    return running_layer(Conv2d(in, out, 3, {.padding = 1}, false, random), {batch, size, size, in}, place);
+    return running_layer(Conv2d(in, out, 3, {.padding = 1}, false, random), {batch, size, size, in}, setting);
   };
   return {name, make, conv_work(batch, in, out, size)};
 }
 
 Case inference_case(const char* name, std::int64_t batch) {
-  const auto make = [=](Place place) -> Running {
+  const auto make = [=](Setting setting) -> Running {
     Random random(0, Purpose::init);
     std::shared_ptr<Classifier> model = make_model({"dattn_cnn", "dattention", 10}, random);
     set_training(*model, false);
-    move_to(*model, place.device);
-    const Tensor images = normal_images({batch, 32, 32, 3}, place);
+    move_to(*model, setting.device);
+    const Tensor images = normal_images({batch, 32, 32, 3}, setting);
     return {[=] { return model->forward(images); }, [] {}};
   };
   Work work = network_work(batch, true);
@@ -102,14 +102,14 @@ Case inference_case(const char* name, std::int64_t batch) {
 }
 
 Case network_case(const char* name, const char* attention, std::int64_t batch) {
-  const auto make = [=](Place place) -> Running {
+  const auto make = [=](Setting setting) -> Running {
     Random random(0, Purpose::init);
     std::shared_ptr<Classifier> model = make_model({"dattn_cnn", attention, 10}, random);
-    move_to(*model, place.device);
-    const Tensor images = normal_images({batch, 32, 32, 3}, place);
+    move_to(*model, setting.device);
+    const Tensor images = normal_images({batch, 32, 32, 3}, setting);
     Tensor labels = Tensor::empty({batch}, Dtype::int64);
     for (std::int64_t i = 0; i < batch; ++i) labels.data<std::int64_t>()[i] = i % 10;
-    labels = labels.to(place.device);
+    labels = labels.to(setting.device);
     return {[=] { return cross_entropy(model->forward(images), labels, 0.2, Reduction::sum); },
             [=] { zero_grad(*model); }};
   };

@@ -26,14 +26,14 @@ struct Work {
 };
 
 /// Where a case runs, and the type of its activations.
-struct Place {
+struct Setting {
   Device device = Device::cpu;
   Dtype precision = Dtype::float32;
 };
 
 struct Case {
   const char* name;
-  std::function<Running(Place place)> make;
+  std::function<Running(Setting setting)> make;
   Work work;
   bool inference = false;  ///< forward alone
   bool heavy = false;      ///< minutes on a CPU, where it runs only if it is named

@@ -1,12 +1,11 @@
 // The program `eval`: evaluates a checkpoint on a data set; it needs nothing but the file.
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "core/parallel.h"
 #include "datasets/images.h"
 #include "train/checkpoint.h"
-#include "train/device.h"
+#include "train/command_line.h"
 #include "train/evaluate.h"
 
 namespace dattn {
@@ -93,12 +92,9 @@ int main(int argc, char** argv) try {
       ->check(CLI::IsMember({"test", "train"}))
       ->capture_default_str();
   app.add_option("--precision", options.precision, "Type of activations [that of the training run]")
-      ->check(CLI::IsMember(std::vector<std::string>(std::begin(dattn::kPrecisions), std::end(dattn::kPrecisions))));
-  app.add_option("--device", options.device, "Where to compute; auto: on a GPU where one can be used")
-      ->check(CLI::IsMember(std::vector<std::string>(std::begin(dattn::kDevices), std::end(dattn::kDevices))))
-      ->capture_default_str();
-  app.add_option("--threads", options.threads, "Threads [all processors]; results do not depend on it")
-      ->check(CLI::Range(1, 1024));
+      ->check(dattn::one_of(dattn::kPrecisions));
+  dattn::add_device_option(app, options.device);
+  dattn::add_threads_option(app, options.threads);
   app.add_flag("--tta", options.tta, "Test-time augmentation as well: mirrored and shifted views averaged");
   app.add_flag("--json", options.json, "One JSON object in place of tables");
   try {

@@ -1,13 +1,11 @@
 // Command line and JSON form of the training options.
 #include "train/options.h"
 
-#include <CLI/CLI.hpp>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "train/device.h"
-#include "train/models.h"
+#include "train/command_line.h"
 
 namespace dattn {
 
@@ -50,8 +48,6 @@ ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
   ParsedTrainOptions parsed;
   TrainOptions& o = parsed.options;
   CLI::App app{"Train an image classifier with deformable attention from scratch."};
-  const std::vector<std::string> models(std::begin(kModels), std::end(kModels));
-  const std::vector<std::string> attentions(std::begin(kAttentions), std::end(kAttentions));
   const auto positive = CLI::Validator(
       [](std::string& text) {
         const double value = std::strtod(text.c_str(), nullptr);
@@ -63,9 +59,9 @@ ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
   app.add_option("--data", o.data,
                  "Folder (CIFAR binary files, or train/ and test/ with a folder a class), or cifar10, or synthetic")
       ->capture_default_str();
-  app.add_option("--model", o.model, "Network")->check(CLI::IsMember(models))->capture_default_str();
+  app.add_option("--model", o.model, "Network")->check(one_of(kModels))->capture_default_str();
   app.add_option("--attention", o.attention, "Attention blocks of dattn_cnn")
-      ->check(CLI::IsMember(attentions))
+      ->check(one_of(kAttentions))
       ->capture_default_str();
   app.add_option("--epochs", o.epochs, "Length of the schedule [the recipe's own]")->check(positive);
   app.add_option("--batch-size", o.batch_size, "Images a step [the recipe's own]")
@@ -78,13 +74,10 @@ ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
   app.add_option("--out", o.out, "Folder for checkpoints and metrics [runs/<next number>]");
   app.add_flag("--resume", o.resume, "Go on from last.safetensors in --out");
   app.add_option("--precision", o.precision, "Type of activations; weights and sums are float32")
-      ->check(CLI::IsMember(std::vector<std::string>(std::begin(kPrecisions), std::end(kPrecisions))))
+      ->check(one_of(kPrecisions))
       ->capture_default_str();
-  app.add_option("--device", o.device, "Where to compute; auto takes a GPU where one can be used")
-      ->check(CLI::IsMember(std::vector<std::string>(std::begin(kDevices), std::end(kDevices))))
-      ->capture_default_str();
-  app.add_option("--threads", o.threads, "Threads [all processors]; results do not depend on it")
-      ->check(CLI::Range(1, 1024));
+  add_device_option(app, o.device);
+  add_threads_option(app, o.threads);
   app.add_option("--max-steps", o.max_steps, "Stop early after so many steps; the schedule stays that of --epochs")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40));
   app.add_option("--save-every", o.save_every, "Steps between checkpoints [at the end of every epoch]")
