@@ -32,11 +32,9 @@ class Ema {
 
   // The parts of update(), for updates that are captured once and replayed, as Optimizer has them.
 
-  /// Doubles that an update reads.
-  std::int64_t number_count() const { return numbers_.count(); }
   /// Those of the update that follows `n` others.
   void write_numbers(std::int64_t n, double* numbers) const;
-  /// float64 [number_count()] on the weights' device, where apply() finds them.
+  /// float64, one-dimensional, on the weights' device, where apply() finds them.
   Tensor& numbers() { return numbers_.tensor(); }
   /// Moves the averages by numbers(), without host work that depends on the update.
   void apply();

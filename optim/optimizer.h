@@ -45,11 +45,9 @@ class Optimizer {
   // The parts of step(), for updates that are captured once and replayed: numbers() get what write_numbers() gives for
   // the next update, update() applies it, count_steps() counts it.
 
-  /// Doubles that the update of all groups reads.
-  std::int64_t number_count() const { return numbers_.count(); }
   /// Those of update t (1, 2, ...) under the groups' present rates, decays and scales.
   void write_numbers(std::int64_t t, double* numbers) const;
-  /// float64 [number_count()] on the parameters' device, where update() finds them.
+  /// float64, one-dimensional, on the parameters' device, where update() finds them.
   Tensor& numbers() { return numbers_.tensor(); }
   /// Updates all groups by numbers(). On a device it does nothing on the host that depends on the step; which
   /// parameters are trained is fixed by its capture.

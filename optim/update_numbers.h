@@ -36,7 +36,6 @@ class UpdateNumbers {
   UpdateNumbers(std::int64_t count, Device device)
       : host_(Tensor::zeros({count}, Dtype::float64)), there_(host_.to(device)) {}
 
-  std::int64_t count() const { return host_.elements(); }
   Tensor& tensor() { return there_; }  ///< float64 [count]
 
   /// Has `write(double*)` give all numbers and copies them to the device.

@@ -13,7 +13,7 @@ namespace {
 class BenchProgram : public testing::Test {
  protected:
   void SetUp() override {
-    if (!std::filesystem::exists(DATTN_BIN_DIR "/bench")) GTEST_SKIP() << "bench is not part of this build";
+    if (!std::filesystem::exists(program_path("bench"))) GTEST_SKIP() << "bench is not part of this build";
   }
 };
 

@@ -2,7 +2,6 @@
 # where nvcc built the room. Both programs have the same sources but those of the emulation.
 file(GLOB device_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cuda/*.cpp)
 list(APPEND device_tests program.cpp)
-set_source_files_properties(program.cpp PROPERTIES COMPILE_DEFINITIONS DATTN_BIN_DIR="${CMAKE_RUNTIME_OUTPUT_DIRECTORY}")
 
 if(NOT DATTN_SANITIZE MATCHES thread)  # which knows nothing of fibers
   file(GLOB emulation CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cuda_emulation/*.cpp)

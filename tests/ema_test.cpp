@@ -70,7 +70,7 @@ TEST(Ema, ReplayedUpdatesAreUpdatesToTheSameBits) {
   Averaged updated(options), replayed(options);
   updated.steps(0, 6);
   replayed.steps(0, 2);
-  Tensor table = Tensor::empty({4, replayed.ema.number_count()}, Dtype::float64);
+  Tensor table = Tensor::empty({4, replayed.ema.numbers().elements()}, Dtype::float64);
   for (std::int64_t n = 0; n < 4; ++n) replayed.ema.write_numbers(n + 2, table.data<double>() + n * table.size(1));
   for (std::int64_t n = 0; n < 4; ++n) {
     move_weights(replayed.model, replayed.running, n + 2);

@@ -2,6 +2,8 @@
 // tests of optimizers on any device.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <functional>
 #include <memory>
 #include <vector>
@@ -9,6 +11,7 @@
 #include "core/flat_parameters.h"
 #include "op_cases.h"
 #include "optim/adam.h"
+#include "optim/gradient_norm.h"
 #include "optim/muon.h"
 #include "optim/sgd.h"
 
@@ -86,7 +89,7 @@ struct Training {
   }
   template <typename Update>
   void replay(std::int64_t begin, std::int64_t end, Update&& update) {
-    Tensor rows = Tensor::empty({end - begin, optimizer->number_count()}, Dtype::float64);
+    Tensor rows = Tensor::empty({end - begin, optimizer->numbers().elements()}, Dtype::float64);
     for (std::int64_t step = begin; step < end; ++step) {
       set_rates(step);
       optimizer->write_numbers(step + 1, rows.data<double>() + (step - begin) * rows.size(1));
@@ -121,6 +124,28 @@ inline double error_of(const Tensor& x, const std::vector<double>& expected) {
     worst = std::max(worst, std::abs(values[i] - expected[i]) / std::max(1.0, std::abs(expected[i])));
   }
   return worst;
+}
+
+/// Under every optimizer, a parameter that does not learn keeps its value and its state at zero, and the others learn
+/// as with it.
+inline void expect_switched_off_parameters_stay(Device device) {
+  for (const MakeOptimizer& make : every_optimizer()) {
+    Training run(make, 5, device), all(make, 5, device);
+    const Parameter& off = run.model.parameters[0].parameter;
+    off.set_trainable(false);
+    const auto before = doubles(off.value());
+    run.steps(0, 2);
+    all.steps(0, 2);
+    EXPECT_EQ(doubles(off.value()), before) << run.optimizer->name();
+    for (const NamedTensor& s : run.optimizer->state()) {
+      if (s.name.ends_with("linear.weight")) {
+        EXPECT_EQ(norm(s.tensor), 0) << s.name;
+      }
+    }
+    for (std::size_t i = 1; i < 4; ++i) {
+      EXPECT_EQ(doubles(run.model.parameters[i].parameter.value()), doubles(all.model.parameters[i].parameter.value()));
+    }
+  }
 }
 
 }  // namespace dattn::test

@@ -41,10 +41,12 @@ ProgramResult finish(pid_t child, const std::string& out, const std::string& err
 }
 
 std::string command_line(const std::string& name, const std::string& arguments) {
-  return "exec " DATTN_BIN_DIR "/" + name + " " + arguments;
+  return "exec " + program_path(name) + " " + arguments;
 }
 
 }  // namespace
+
+std::string program_path(const std::string& name) { return DATTN_BIN_DIR "/" + name; }
 
 ProgramResult run_program(const std::string& name, const std::string& arguments) {
   TemporaryFolder folder;

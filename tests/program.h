@@ -10,6 +10,9 @@ struct ProgramResult {
   std::string output;  ///< standard output, then standard error
 };
 
+/// Path of a program of this build, which may have been left out of it.
+std::string program_path(const std::string& name);
+
 /// Runs `NAME ARGUMENTS` from build/*/bin through the shell and waits.
 ProgramResult run_program(const std::string& name, const std::string& arguments);
 

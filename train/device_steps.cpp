@@ -24,21 +24,19 @@ using Clock = std::chrono::steady_clock;
 
 // One row a step of an epoch: written on the host, uploaded as a table, and taken row by row.
 struct Table {
-  Tensor host, device;  // [steps, elements of the place]
+  Tensor host, device;  // [steps, shape of the place]
   Tensor place;         // where the body finds its row
 
   Table() = default;
   Table(std::int64_t steps, Tensor place_of_rows) : place(std::move(place_of_rows)) {
-    Shape shape{steps, place.elements()};
-    host = Tensor::zeros(shape, place.dtype());
-    device = Tensor::empty(shape, place.dtype(), place.device());
+    std::vector<std::int64_t> sizes = {steps};
+    sizes.insert(sizes.end(), place.shape().begin(), place.shape().end());
+    host = Tensor::zeros(Shape(sizes), place.dtype());
+    device = Tensor::empty(host.shape(), place.dtype(), place.device());
   }
   Tensor row(std::int64_t i) const { return host.slice(i, i + 1).view(place.shape()); }
   void upload() { device.copy_from(host); }
-  void take(const Tensor& index) {
-    Tensor y = place.view({place.elements()});
-    take_row(device, index, y);
-  }
+  void take(const Tensor& index) { take_row(device, index, place); }
 };
 
 class DeviceSteps final : public Steps {
@@ -55,6 +53,8 @@ class DeviceSteps final : public Steps {
   void draw_batch(Place place);
   void draw_numbers(std::int64_t first, std::int64_t step);
   void upload(std::int64_t step);
+  template <typename F>
+  void for_each_table(F&& f);
   void body();
   std::vector<bool> trained() const;
 
@@ -62,14 +62,14 @@ class DeviceSteps final : public Steps {
   ImageSet set_;
   std::int64_t steps_, batch_size_;  // steps an epoch
   BatchOrder order_;
-  Tensor bytes_, normalised_, batch_;  // uint8 [N,H,W,3], float32 [3,256], [B,H,W,3] in the type of activations
-  Table parts_, weights_, labels_, targets_;
-  std::vector<Table> numbers_;  // one an optimizer, then the averages'
-  Tensor index_, step_;         // int64 []: row of the tables, step of the run
+  Tensor bytes_, normalised_, batch_;         // uint8 [N,H,W,3], float32 [3,256], [B,H,W,3] in the type of activations
+  Table parts_, weights_, labels_, targets_;  // targets_: only where labels are mixed
+  std::vector<Table> numbers_;                // one an optimizer, then the averages'
+  Tensor index_, step_;                       // int64 []: row of the tables, step of the run
   StepTotals totals_{Device::cuda};
   cuda::StepGraph graph_;
-  std::vector<bool> captured_;  // which parameters the captured body trains
-  std::int64_t drawn_ = -1, uploaded_ = -1, next_ = -1;
+  std::vector<bool> captured_;                // which parameters the captured body trains
+  std::int64_t next_ = -1;                    // the step that the tables are drawn for
   std::optional<Clock::time_point> started_;  // first step since the last take_seconds()
 };
 
@@ -103,7 +103,6 @@ void DeviceSteps::draw(std::int64_t step) {
   const std::int64_t epoch = step / steps_, first = epoch * steps_;
   for (std::int64_t batch = step - first; batch < steps_; ++batch) draw_batch({epoch, batch});
   draw_numbers(first, step);
-  drawn_ = epoch;
 }
 
 void DeviceSteps::draw_batch(Place place) {
@@ -130,25 +129,27 @@ void DeviceSteps::draw_numbers(std::int64_t first, std::int64_t step) {
   }
 }
 
-void DeviceSteps::upload(std::int64_t step) {
+template <typename F>
+void DeviceSteps::for_each_table(F&& f) {
   for (Table* table : {&parts_, &weights_, &labels_, &targets_}) {
-    if (table->place) table->upload();
+    if (table->place) f(*table);
   }
-  for (Table& table : numbers_) table.upload();
+  for (Table& table : numbers_) f(table);
+}
+
+void DeviceSteps::upload(std::int64_t step) {
+  for_each_table([](Table& table) { table.upload(); });
   index_.copy_from(Tensor::scalar(step % steps_));
   step_.copy_from(Tensor::scalar(step));
-  uploaded_ = step / steps_;
 }
 
 // --- a step ---
 
 void DeviceSteps::run(std::int64_t step) {
   if (!started_) started_ = Clock::now();
-  const std::int64_t epoch = step / steps_;
-  if (step != next_ || epoch != uploaded_) {
-    if (step != next_ || epoch != drawn_) draw(step);
-    upload(step);
-  }
+  const bool elsewhere = step != next_;
+  if (elsewhere) draw(step);
+  if (elsewhere || step % steps_ == 0) upload(step);
   training_.recipe.prepare(step);
   if (auto now = trained(); now != captured_) {
     graph_.reset();
@@ -165,10 +166,7 @@ void DeviceSteps::run(std::int64_t step) {
 }
 
 void DeviceSteps::body() {
-  for (Table* table : {&parts_, &weights_, &labels_, &targets_}) {
-    if (table->place) table->take(index_);
-  }
-  for (Table& table : numbers_) table.take(index_);
+  for_each_table([this](Table& table) { table.take(index_); });
   const RecipePlan& plan = training_.plan;
   augment_forward(bytes_, parts_.place, weights_.place, normalised_, plan.augment.cutout, batch_);
   const Tensor logits = training_.model.forward(batch_);  // [B,classes]

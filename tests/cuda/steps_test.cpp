@@ -7,22 +7,19 @@
 
 #include "core/ops.h"
 #include "cuda/enable.h"
-#include "layers/batchnorm_gelu.h"
-#include "layers/conv2d.h"
 #include "layers/dattention.h"
-#include "layers/linear.h"
-#include "layers/pool2d.h"
 #include "op_compare.h"
 #include "optim/adam.h"
 #include "optim/muon.h"
 #include "optim/schedule.h"
 #include "optim/sgd.h"
+#include "tiny_classifier.h"
 #include "train/steps.h"
 
 namespace dattn::test {
 namespace {
 
-constexpr std::int64_t kImages = 14, kBatch = 4, kSide = 6, kClasses = 3;  // three steps an epoch
+constexpr std::int64_t kImages = 14, kBatch = 4, kClasses = 3;  // three steps an epoch
 constexpr std::int64_t kLastStep = 8;
 
 struct TinyNet : Classifier {
@@ -34,7 +31,7 @@ struct TinyNet : Classifier {
   explicit TinyNet(Random& random)
       : conv(3, 8, 3, {.padding = 1}, true, random),
         norm(8),
-        attention({.channel = 8, .q_h = kSide, .q_w = kSide, .n_heads = 2, .n_groups = 1}, random),
+        attention({.channel = 8, .q_h = 8, .q_w = 6, .n_heads = 2, .n_groups = 1}, random),
         head(8, kClasses, true, random) {}
   Tensor forward(const Tensor& images) override {
     const Tensor features = global_avg_pool(attention(batchnorm_gelu(conv(images), norm)));
@@ -85,16 +82,6 @@ class TinyRecipe final : public Recipe {
   Schedule falling_ = schedule::linear(1, 0, 2 * kLastStep);
 };
 
-ImageSet tiny_images() {
-  const Random random(3, Purpose::test);
-  ImageSet set{
-      Tensor::empty({kImages, kSide, kSide, 3}, Dtype::uint8), Tensor::empty({kImages}, Dtype::int64), {"a", "b", "c"}};
-  for (std::int64_t i = 0; i < set.images.elements(); ++i)
-    set.images.data<std::uint8_t>()[i] = static_cast<std::uint8_t>(random.bits(static_cast<std::uint64_t>(i)));
-  for (std::int64_t i = 0; i < kImages; ++i) set.labels.data<std::int64_t>()[i] = i % kClasses;
-  return set;
-}
-
 // A whole run: a network, its recipe and averages on a device, and the steps.
 struct TinyRun {
   Random random{5, Purpose::init};
@@ -109,8 +96,8 @@ struct TinyRun {
     recipe = std::make_unique<TinyRecipe>(net);
     averages = std::make_unique<Ema>(recipe->flat(), buffers(net), EmaOptions{.decay = 0.9, .warm_up = true});
     const auto make = device == Device::cpu ? make_host_steps : make_device_steps;
-    steps = make({net, *recipe, averages.get(), plan, precision, 7}, tiny_images(),
-                 {{0.5f, 0.5f, 0.5f}, {0.2f, 0.2f, 0.2f}});
+    steps =
+        make({net, *recipe, averages.get(), plan, precision, 7}, tiny_images(kImages, kClasses), kTinyNormalisation);
   }
 
   void run(std::int64_t from, std::int64_t to) {
