@@ -12,8 +12,11 @@ namespace {
 RandomState current;
 }
 
-void set_random_step(std::uint64_t seed, std::uint64_t step) { current = {seed, step}; }
+void set_random_step(std::uint64_t seed, std::uint64_t step) { current.seed = seed, current.step = step; }
 RandomState random_state() { return current; }
+
+RandomStepOnDevice::RandomStepOnDevice(const std::int64_t* step) { current.step_on_device = step; }
+RandomStepOnDevice::~RandomStepOnDevice() { current.step_on_device = nullptr; }
 
 std::array<std::uint32_t, 4> philox(std::uint64_t key, std::uint64_t counter_low, std::uint64_t counter_high) {
   constexpr std::uint32_t kMultiplier0 = 0xD2511F53, kMultiplier1 = 0xCD9E8D57;

@@ -63,12 +63,25 @@ class Random {
 struct RandomState {
   std::uint64_t seed = 0;
   std::uint64_t step = 0;  ///< counts forward passes that train; 32 bits of it are used
+  /// The step in memory of a device, or null. Kernels there take it from there, when they run: a recorded step that is
+  /// replayed draws the numbers of its own step.
+  const std::int64_t* step_on_device = nullptr;
 };
 
 /// Set by the trainer before each forward pass, by the thread that runs it and not while operations run. Kernels never
 /// read it: a module takes its numbers from it when it is called, and backward repeats those.
 void set_random_step(std::uint64_t seed, std::uint64_t step);
 RandomState random_state();
+
+/// While it lives, kernels of a device take the step from `step`, in their memory. Until backward has run, it holds
+/// there what set_random_step() was given.
+class RandomStepOnDevice {
+ public:
+  explicit RandomStepOnDevice(const std::int64_t* step);
+  ~RandomStepOnDevice();
+  RandomStepOnDevice(const RandomStepOnDevice&) = delete;
+  RandomStepOnDevice& operator=(const RandomStepOnDevice&) = delete;
+};
 
 /// Fills `order` with 0 .. n-1 in an order drawn from `random` (Fisher-Yates).
 void permute(const Random& random, std::span<std::int64_t> order);

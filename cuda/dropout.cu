@@ -15,7 +15,7 @@ struct DropFour {
   std::int64_t elements;
   S* y;
   __device__ void operator()(std::int64_t four) const {
-    const RandomBlock block = mask.random.block(static_cast<std::uint64_t>(four));
+    const RandomBlock block = mask.numbers().block(static_cast<std::uint64_t>(four));
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const std::int64_t i = 4 * four + j;

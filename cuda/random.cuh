@@ -17,6 +17,13 @@ struct DeviceRandom {
 
   explicit DeviceRandom(const Random& random) : key(random.key()), high(random.counter_high()) {}
 
+  /// The same stream of another step: the upper half of `high`.
+  __device__ DeviceRandom at_step(std::int64_t step) const {
+    DeviceRandom other = *this;
+    other.high = static_cast<std::uint64_t>(step) << 32 | static_cast<std::uint32_t>(high);
+    return other;
+  }
+
   __device__ RandomBlock block(std::uint64_t i) const {
     auto k0 = static_cast<std::uint32_t>(key), k1 = static_cast<std::uint32_t>(key >> 32);
     RandomBlock c{{static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(i >> 32), static_cast<std::uint32_t>(high),

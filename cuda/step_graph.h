@@ -8,8 +8,8 @@
 namespace dattn::cuda {
 
 /// Runs one step again and again. What changes from step to step (images, rates, counts) is read from tensors on the
-/// device whose addresses stay; whatever the host hands over by value is repeated as it was at the recording. While
-/// run() records, no other thread may use the device.
+/// device whose addresses stay (dropout finds its step there by RandomStepOnDevice); whatever the host hands over by
+/// value is repeated as it was at the recording. While run() records, no other thread may use the device.
 class StepGraph {
  public:
   StepGraph();
@@ -20,8 +20,8 @@ class StepGraph {
   /// Gives one step to the device. The first two calls run `body` as it is, which gathers the memory that it needs and
   /// chooses the libraries' plans; the third records it and replays the record, and all later ones only replay, without
   /// looking at `body`. What `body` allocates stays in an arena of the graph's own. Error where `body` does what cannot
-  /// be replayed: copies between host and device, waits for the device, draws a dropout mask. After an Error the next
-  /// call begins where this one did.
+  /// be replayed: copies between host and device, waits for the device, dropout by a step of the host. After an Error
+  /// the next call begins where this one did.
   void run(const std::function<void()>& body);
 
   /// To be called when the body has changed: run() starts again with one call of it and a new record.

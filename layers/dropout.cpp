@@ -16,15 +16,16 @@ std::uint32_t draw_lane(Random& random) { return random.next_bits() >> 8; }
 
 DropoutMask current_mask(double p, Purpose purpose, std::uint32_t lane) {
   const RandomState state = random_state();
-  return DropoutMask(p, Random(state.seed, purpose, state.step, lane));
+  return DropoutMask(p, Random(state.seed, purpose, state.step, lane), state.step_on_device);
 }
 
 }  // namespace
 
-DropoutMask::DropoutMask(double p, const Random& numbers)
+DropoutMask::DropoutMask(double p, const Random& numbers, const std::int64_t* step)
     : random(numbers),
       threshold((check_probability("dropout", p), static_cast<std::uint32_t>(p * 0x1p32))),
-      scale(1 / (1 - p)) {}
+      scale(1 / (1 - p)),
+      step_on_device(step) {}
 
 // --- the operation ---
 

@@ -21,12 +21,13 @@ namespace dattn {
 /// Which elements of an index space are dropped. A plain value for kernels; the default drops nothing.
 struct DropoutMask {
   Random random{0, Purpose::dropout};
-  std::uint32_t threshold = 0;  ///< p 2^32: element i is dropped where random.bits(i) is below
-  double scale = 1;             ///< 1 / (1 - p)
+  std::uint32_t threshold = 0;                   ///< p 2^32: element i is dropped where random.bits(i) is below
+  double scale = 1;                              ///< 1 / (1 - p)
+  const std::int64_t* step_on_device = nullptr;  ///< RandomState's, for kernels there
 
   DropoutMask() = default;
   /// 0 <= p < 1; Error otherwise.
-  DropoutMask(double p, const Random& numbers);
+  DropoutMask(double p, const Random& numbers, const std::int64_t* step_on_device = nullptr);
 
   bool drops() const { return threshold > 0; }
   bool keep(std::uint64_t i) const { return random.bits(i) >= threshold; }

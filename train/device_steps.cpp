@@ -166,6 +166,7 @@ void DeviceSteps::run(std::int64_t step) {
 }
 
 void DeviceSteps::body() {
+  const RandomStepOnDevice random_step(step_.data<std::int64_t>());
   for_each_table([this](Table& table) { table.take(index_); });
   const RecipePlan& plan = training_.plan;
   augment_forward(bytes_, parts_.place, weights_.place, normalised_, plan.augment.cutout, batch_);

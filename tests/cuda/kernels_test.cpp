@@ -119,6 +119,19 @@ TEST_F(Kernels, DropoutDrawsTheSameMask) {
   }
 }
 
+TEST_F(Kernels, DropoutFindsItsStepOnTheDevice) {
+  const Tensor x = numbers({2, 1001}), there = x.to(Device::cuda);
+  Tensor step = Tensor::empty({}, Dtype::int64, Device::cuda);
+  const auto random = [](std::uint64_t at) { return Random(0x123456789abcdef0, Purpose::dropout, at, 0xffffff); };
+  const DropoutMask mask(0.3, random(5), step.data<std::int64_t>());
+  for (const std::int64_t at : {0l, 5l, 0x12345678l, 0xffffffffl}) {
+    step.copy_from(Tensor::scalar(at));
+    const DropoutMask expected(0.3, random(static_cast<std::uint64_t>(at)));
+    for (const std::int64_t run : {1, 7})
+      EXPECT_TRUE(same_bits(dropout(there, mask, run).to(Device::cpu), dropout(x, expected, run))) << at;
+  }
+}
+
 TEST_F(Kernels, BiasGradientsOfManyRowsAndColumnsAdd) {
   const Tensor dy = numbers({5000, 70});
   Tensor here = Tensor::full({70}, 3), there = here.to(Device::cuda);

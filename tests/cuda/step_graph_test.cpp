@@ -32,13 +32,29 @@ using test::error_text;
 using test::normal;
 using test::same_bits;
 
-// Convolution with pooling, BatchNorm with GELU, DAttention with its table, pooling, a linear layer.
+// Convolution with pooling, BatchNorm with GELU, DAttention with its table, pooling, a linear layer; dropout of images,
+// of weights and outputs of attention, and of features.
 struct Network {
   Random random{1, Purpose::init};
   Conv2d conv{3, 16, 3, {.padding = 1}, false, random};
   BatchNorm2d norm{16};
-  DAttention attention{{.channel = 16, .q_h = 4, .q_w = 4, .n_heads = 2, .n_groups = 1, .dwc_pe = false}, random};
+  DAttention attention;
   Linear head{16, 5, true, random};
+  Dropout dropout;
+  DropPath drop_path;
+
+  explicit Network(double drop)
+      : attention({.channel = 16,
+                   .q_h = 4,
+                   .q_w = 4,
+                   .n_heads = 2,
+                   .n_groups = 1,
+                   .attn_drop = drop,
+                   .proj_drop = drop,
+                   .dwc_pe = false},
+                  random),
+        dropout(drop, random),
+        drop_path(drop, random) {}
 
   void visit(Visitor& v) {
     v("conv", conv);
@@ -48,15 +64,15 @@ struct Network {
   }
   Tensor operator()(const Tensor& images) {
     Tensor x = batchnorm_gelu(conv2d_max_pool2(images, conv), norm);  // [N,4,4,16]
-    x = max_pool2d(add(x, attention(x)), 4);
-    return head(cast(reshape(x, {x.size(0), 16}), Dtype::float32));
+    x = max_pool2d(add(x, drop_path(attention(x))), 4);
+    return head(dropout(cast(reshape(x, {x.size(0), 16}), Dtype::float32)));
   }
 };
 
 // Training of the network on the device by steepest descent; each step's images are put into their place beforehand.
 class Training {
  public:
-  explicit Training(Dtype precision) {
+  explicit Training(Dtype precision, double drop = 0) : network_(drop) {
     move_to(network_, Device::cuda);
     flat_.emplace(std::vector<std::vector<NamedParameter>>{parameters(network_)});
     images_ = Tensor::empty({3, 8, 8, 3}, precision, Device::cuda);
@@ -80,6 +96,13 @@ class Training {
     add_forward(values, change_, values);
   }
 
+  // The same with numbers of dropout from a step on the device, which it counts.
+  void recordable_step() {
+    const RandomStepOnDevice random_step(number_.data<std::int64_t>());
+    step();
+    advance(number_);
+  }
+
   // All that a step changes.
   std::vector<Tensor> state() {
     std::vector<Tensor> all{loss_.to(Device::cpu), flat_->values().to(Device::cpu), flat_->grads().to(Device::cpu)};
@@ -93,6 +116,7 @@ class Training {
   Network network_;
   std::optional<FlatParameters> flat_;
   Tensor images_, labels_, change_, loss_;
+  Tensor number_ = Tensor::zeros({}, Dtype::int64, Device::cuda);
 };
 
 class CudaStepGraph : public testing::Test {
@@ -114,6 +138,25 @@ TEST_F(CudaStepGraph, ReplaysGiveTheBitsOfCalls) {
     }
     EXPECT_EQ(replayed.calls, 3);  // the last for the record
   }
+}
+
+TEST_F(CudaStepGraph, EachReplayDrawsTheMasksOfItsStep) {
+  const RandomState before = random_state();
+  for (const Dtype precision : {Dtype::float32, Dtype::bfloat16}) {
+    Training called(precision, 0.3), replayed(precision, 0.3);
+    StepGraph graph;
+    for (int i = 0; i < 6; ++i) {
+      called.take_batch(i), replayed.take_batch(i);
+      set_random_step(8, static_cast<std::uint64_t>(i));
+      called.step();
+      graph.run([&] { replayed.recordable_step(); });
+      const auto expected = called.state(), got = replayed.state();
+      for (std::size_t j = 0; j < got.size(); ++j)
+        EXPECT_TRUE(same_bits(got[j], expected[j])) << name(precision) << ", step " << i << ", tensor " << j;
+    }
+    EXPECT_EQ(replayed.calls, 3);
+  }
+  set_random_step(before.seed, before.step);
 }
 
 TEST_F(CudaStepGraph, AReplayIsOneCallOfTheDriver) {
@@ -231,7 +274,8 @@ TEST_F(CudaStepGraph, RefusesWhatCannotBeReplayed) {
   EXPECT_EQ(refusal([](Sum&) { synchronize(); }),
             "cuda: a wait for the device cannot be part of a recorded step: replays do not wait");
   EXPECT_EQ(refusal([](Sum& sum) { dropout(sum.x, DropoutMask(0.5, Random(1, Purpose::test))); }),
-            "cuda: dropout cannot be part of a recorded step: a replay would draw the same mask again");
+            "cuda: dropout by a step of the host cannot be part of a recorded step: a replay would draw the same mask "
+            "again");
   EXPECT_EQ(refusal([](Sum& sum) { dropout(sum.x, DropoutMask()); }), "no error");
 }
 

@@ -21,21 +21,26 @@ namespace {
 
 constexpr std::int64_t kImages = 14, kBatch = 4, kClasses = 3;  // three steps an epoch
 constexpr std::int64_t kLastStep = 8;
+constexpr double kDrop = 0.2;
 
 struct TinyNet : Classifier {
   Conv2d conv;
   BatchNorm2d norm;
   DAttention attention;
   Linear head;
+  Dropout dropout;
 
   explicit TinyNet(Random& random)
       : conv(3, 8, 3, {.padding = 1}, true, random),
         norm(8),
-        attention({.channel = 8, .q_h = 8, .q_w = 6, .n_heads = 2, .n_groups = 1}, random),
-        head(8, kClasses, true, random) {}
+        attention(
+            {.channel = 8, .q_h = 8, .q_w = 6, .n_heads = 2, .n_groups = 1, .attn_drop = kDrop, .proj_drop = kDrop},
+            random),
+        head(8, kClasses, true, random),
+        dropout(kDrop, random) {}
   Tensor forward(const Tensor& images) override {
     const Tensor features = global_avg_pool(attention(batchnorm_gelu(conv(images), norm)));
-    return head(cast(features, exact_type(features.dtype())));
+    return head(dropout(cast(features, exact_type(features.dtype()))));
   }
   void visit(Visitor& v) override {
     v("conv", conv);
