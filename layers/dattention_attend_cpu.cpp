@@ -33,31 +33,37 @@ void fill_mask(const Plan& plan, const DropoutMask& dropout, const Tile& t, T* m
 
 // --- forward ---
 
-// e^x for x that is zero or less, or hardly more; under -87 (float) the result is as small as that of -87. NaN stays
+constexpr double kLog2E = 1.44269504088896340736, kLn2 = 0.693147180559945309417;
+
+// 2^x for x that is zero or less, or hardly more; under -125 (float) the result is as small as that of -125. NaN stays
 // NaN.
 template <typename D>
-HWY_INLINE hn::Vec<D> exp_of_negative(D d, hn::Vec<D> x) {
+HWY_INLINE hn::Vec<D> power_of_two(D d, hn::Vec<D> x) {
   using T = hn::TFromD<D>;
   if constexpr (std::is_same_v<T, double>) {
-    return exp(d, x);
+    return exp(d, hn::Mul(x, hn::Set(d, kLn2)));
   } else {
-    // x = n ln 2 + r with |r| <= ln 2 / 2, and e^r = 1 + r + r^2 P(r), P interpolated at Chebyshev's nodes to 1e-8.
-    // Adding kRound leaves n, rounded, in the lowest bits of a float.
+    // x = n + r with |r| <= 1/2, and 2^r = 1 + r P(r), P interpolated at Chebyshev's nodes to 1e-8. Adding kRound
+    // leaves n, rounded, in the lowest bits of a float, from where it is added to the exponent.
     constexpr float kRound = 0x1.8p23f;
-    x = hn::Max(hn::Set(d, -87.0f), x);
-    const auto shifted = hn::MulAdd(x, hn::Set(d, 1.44269504f), hn::Set(d, kRound));
-    const auto n = hn::Sub(shifted, hn::Set(d, kRound));
-    auto r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x);
-    r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
-    auto p = hn::MulAdd(r, hn::Set(d, 1.3926176e-3f), hn::Set(d, 8.3631731e-3f));
-    p = hn::MulAdd(r, p, hn::Set(d, 4.1666555e-2f));
-    p = hn::MulAdd(r, p, hn::Set(d, 1.6666577e-1f));
-    p = hn::MulAdd(r, p, hn::Set(d, 0.5f));
-    const auto y = hn::Add(hn::MulAdd(hn::Mul(r, r), p, r), hn::Set(d, 1.0f));
+    constexpr float kTerms[] = {0.693147182f,   0.240226507f,   0.0555035695f,
+                                0.00961808302f, 0.00133908633f, 0.000154531634f};
+    x = hn::Max(hn::Set(d, -125.0f), x);
+    const auto shifted = hn::Add(x, hn::Set(d, kRound));
+    const auto r = hn::Sub(x, hn::Sub(shifted, hn::Set(d, kRound)));
+    auto p = hn::Set(d, kTerms[5]);
+#pragma GCC unroll 8
+    for (int k = 4; k >= 0; --k) p = hn::MulAdd(p, r, hn::Set(d, kTerms[k]));
+    const auto y = hn::MulAdd(p, r, hn::Set(d, 1.0f));
     const hn::RebindToUnsigned<D> du;
-    const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::BitCast(du, shifted), hn::Set(du, 127)));
-    return hn::Mul(y, hn::BitCast(d, exponent));
+    return hn::BitCast(d, hn::Add(hn::BitCast(du, y), hn::ShiftLeft<23>(hn::BitCast(du, shifted))));
   }
+}
+
+// e^(s - shift), from the shift in base 2, shift * log2 e.
+template <typename D>
+HWY_INLINE hn::Vec<D> exp_below(D d, hn::Vec<D> s, hn::Vec<D> shift) {
+  return power_of_two(d, hn::MulSub(s, hn::Set(d, static_cast<hn::TFromD<D>>(kLog2E)), shift));
 }
 
 // Largest scores of one vector of queries over a tile's samples; in two chains, as one alone would wait for each
@@ -79,20 +85,22 @@ HWY_INLINE hn::Vec<Wide<T>> column_max(const Tile& t, const T* s) {
 template <typename T>
 void softmax_step(const Tile& t, std::int64_t head_channels, T* s, T* most, T* sum, T* mix) {
   const Wide<T> d;
+  const std::int64_t stride = t.stride, samples = t.samples;  // read once: a store might be to them
   for (std::int64_t i = 0; i < t.queries; i += lane_count<T>()) {
     const auto before = hn::LoadU(d, most + i);
     const auto peak = hn::Max(before, column_max(t, s + i));
-    const auto shrink = exp_of_negative(d, hn::Sub(before, peak));
+    const auto shift = hn::Mul(peak, hn::Set(d, static_cast<T>(kLog2E)));
+    const auto shrink = exp_below(d, before, shift);
     auto total = hn::Mul(hn::LoadU(d, sum + i), shrink);
-    for (std::int64_t j = 0; j < t.samples; ++j) {
-      const auto e = exp_of_negative(d, hn::Sub(hn::LoadU(d, s + j * t.stride + i), peak));
+    for (std::int64_t j = 0; j < samples; ++j) {
+      const auto e = exp_below(d, hn::LoadU(d, s + j * stride + i), shift);
       total = hn::Add(total, e);
-      hn::StoreU(e, d, s + j * t.stride + i);
+      hn::StoreU(e, d, s + j * stride + i);
     }
     hn::StoreU(peak, d, most + i);
     hn::StoreU(total, d, sum + i);
     for (std::int64_t c = 0; c < head_channels; ++c) {
-      hn::StoreU(hn::Mul(hn::LoadU(d, mix + c * t.stride + i), shrink), d, mix + c * t.stride + i);
+      hn::StoreU(hn::Mul(hn::LoadU(d, mix + c * stride + i), shrink), d, mix + c * stride + i);
     }
   }
 }
@@ -179,8 +187,8 @@ struct ForwardCall {
     ForwardBuffers<T> buffers(plan, tile, dropout.drops(), bias.windows());
     for (std::int64_t n = task.first_image; n < task.last_image; ++n) {
       const std::int64_t samples = n * plan.samples * plan.channels + column;
-      pack_rows(plan, k + samples, plan.samples, T(1), buffers.keys.data());
-      pack_rows(plan, v + samples, plan.samples, T(1), buffers.values.data());
+      pack_rows(plan, k + samples, plan.samples, buffers.keys.data());
+      pack_rows(plan, v + samples, plan.samples, buffers.values.data());
       fill_windows(bias, n, task.head, buffers.windows.data());
       for (std::int64_t i = task.first_query; i < task.last_query; i += tile) {
         const Tile t{n, task.head, i, std::min(tile, task.last_query - i), 0, 0, tile};
@@ -236,21 +244,6 @@ struct BackwardBuffers {
   static std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
 };
 
-// From the scores s of a tile and the gradients da of its weights (17): weights (7) into s, gradients of scores (19)
-// into da.
-template <typename T>
-void softmax_backward(const Tile& t, const T* lse, const T* delta, T* s, T* da) {
-  const Wide<T> d;
-  for (std::int64_t i = 0; i < t.queries; i += lane_count<T>()) {
-    const auto row_lse = hn::LoadU(d, lse + i), row_delta = hn::LoadU(d, delta + i);
-    for (std::int64_t at = i; at < t.samples * t.stride; at += t.stride) {
-      const auto weight = exp_of_negative(d, hn::Sub(hn::LoadU(d, s + at), row_lse));
-      hn::StoreU(weight, d, s + at);
-      hn::StoreU(hn::Mul(weight, hn::Sub(hn::LoadU(d, da + at), row_delta)), d, da + at);
-    }
-  }
-}
-
 // Gradients from the queries of one tile: dq of the tile written, dkeys, dvalues and the bias's added to.
 template <typename T>
 void attend_tile_backward(const Plan& plan, const Bias<T>& bias, const DropoutMask& dropout, Tile t,
@@ -263,15 +256,20 @@ void attend_tile_backward(const Plan& plan, const Bias<T>& bias, const DropoutMa
     const T *keys = b.keys.data() + t.sample * hd, *values = b.values.data() + t.sample * hd;
     T *dkeys = b.dkeys.data() + t.sample * hd, *dvalues = b.dvalues.data() + t.sample * hd;
     const bool biased = bias_forward(bias, t, b.windows.data(), s);
-    // (6), and the products of (17)
-    small_product<T>(t.samples, width, hd, {keys, hd, 1}, b.q.data(), t.stride, s, t.stride, biased);
-    small_product<T>(t.samples, width, hd, {values, hd, 1}, b.dmix.data(), t.stride, ds, t.stride, false);
-    if (dropout.drops()) {
-      fill_mask(plan, dropout, t, b.mask.data());
-      multiply_tile(t, b.mask.data(), ds);
-    }
-    softmax_backward(t, b.lse.data(), b.delta.data(), s, ds);
-    if (dropout.drops()) multiply_tile(t, b.mask.data(), s);
+    const T* mask = nullptr;
+    if (dropout.drops()) fill_mask(plan, dropout, t, b.mask.data()), mask = b.mask.data();
+    // Weights (7) from the scores (6); gradients of scores (19) from those of weights (17).
+    small_product<T>(t.samples, width, hd, {keys, hd, 1}, b.q.data(), t.stride, s, t.stride, biased,
+                     [lse = b.lse.data()](auto d, auto score, std::int64_t, std::int64_t i)
+                         HWY_ATTR { return exp_below(d, score, hn::LoadU(d, lse + i)); });
+    small_product<T>(t.samples, width, hd, {values, hd, 1}, b.dmix.data(), t.stride, ds, t.stride, false,
+                     [=, stride = t.stride, delta = b.delta.data()](auto d, auto da, std::int64_t j, std::int64_t i)
+                         HWY_ATTR {
+                           const std::int64_t at = j * stride + i;
+                           if (mask) da = hn::Mul(da, hn::LoadU(d, mask + at));
+                           return hn::Mul(hn::LoadU(d, s + at), hn::Sub(da, hn::LoadU(d, delta + i)));
+                         });
+    if (mask) multiply_tile(t, mask, s);
     // (16), (20), (21)
     small_product<T>(t.samples, hd, t.queries, {s, t.stride, 1}, b.dmix_rows.data(), hd, dvalues, hd, true);
     small_product<T>(hd, width, t.samples, {keys, 1, hd}, ds, t.stride, b.dq.data(), t.stride, true);
@@ -280,15 +278,17 @@ void attend_tile_backward(const Plan& plan, const Bias<T>& bias, const DropoutMa
   }
 }
 
-// Loads a tile's queries, mix gradients, lse and Delta (18). Padding has lse so large that its weights are zero.
+// Loads a tile's queries, mix gradients, lse in base 2 and Delta (18). Padding has lse so large that its weights are
+// zero.
 template <typename S, typename T>
 void load_tile(const Plan& plan, const Tile& t, const S* q, const S* dmix, const T* mix, const T* lse, T scale,
                BackwardBuffers<T>& b) {
   pack_columns(plan, q, t.queries, scale, t.stride, b.q.data());
   pack_columns(plan, dmix, t.queries, T(1), t.stride, b.dmix.data());
-  pack_rows(plan, q, t.queries, scale, b.q_rows.data());
-  pack_rows(plan, dmix, t.queries, T(1), b.dmix_rows.data());
-  std::fill(std::copy_n(lse, t.queries, b.lse.data()), b.lse.data() + t.stride, std::numeric_limits<T>::max());
+  pack_rows(plan, q, t.queries, b.q_rows.data());
+  pack_rows(plan, dmix, t.queries, b.dmix_rows.data());
+  for (std::int64_t i = 0; i < t.queries; ++i) b.lse[static_cast<std::size_t>(i)] = lse[i] * static_cast<T>(kLog2E);
+  std::fill(b.lse.data() + t.queries, b.lse.data() + t.stride, std::numeric_limits<T>::max());
   std::fill_n(b.delta.data(), t.stride, T(0));
   for (std::int64_t i = 0; i < t.queries; ++i) {
     b.delta[static_cast<std::size_t>(i)] = dot(plan.head_channels, dmix + i * plan.channels, mix + i * plan.channels);
@@ -403,16 +403,17 @@ struct BackwardCall {
     }
     for (std::int64_t n = task.first_image; n < task.last_image; ++n) {
       const std::int64_t samples = n * plan.samples * plan.channels + task.head * plan.head_channels;
-      pack_rows(plan, k + samples, plan.samples, T(1), buffers.keys.data());
-      pack_rows(plan, v + samples, plan.samples, T(1), buffers.values.data());
+      pack_rows(plan, k + samples, plan.samples, buffers.keys.data());
+      pack_rows(plan, v + samples, plan.samples, buffers.values.data());
       fill_windows(bias, n, task.head, buffers.windows.data());
       std::fill_n(buffers.dkeys.data(), buffers.dkeys.size(), T(0));
       std::fill_n(buffers.dvalues.data(), buffers.dvalues.size(), T(0));
       gradient.positions = partials.dpositions.data() + task.chunk * partials.positions +
                            (n * plan.heads + task.head) * plan.samples * 2;
       run_image(task, n, buffers, gradient);
-      unpack_rows(plan, buffers.dkeys.data(), plan.samples, dk + task.chunk * partials.keys + samples);
-      unpack_rows(plan, buffers.dvalues.data(), plan.samples, dv + task.chunk * partials.keys + samples);
+      const T scale = 1 / std::sqrt(static_cast<T>(plan.head_channels));
+      unpack_rows(plan, buffers.dkeys.data(), plan.samples, scale, dk + task.chunk * partials.keys + samples);
+      unpack_rows(plan, buffers.dvalues.data(), plan.samples, T(1), dv + task.chunk * partials.keys + samples);
     }
   }
 

@@ -69,14 +69,30 @@ struct Task {
 
 // --- copies between the tensors, whose elements may be bfloat16, and one head's tiles, in float then ---
 
+// y[r, 0..n) = scale * x[r, 0..n) over rows that lie `x_step` and `y_step` apart.
+template <typename S, typename T>
+void scale_rows(std::int64_t rows, std::int64_t n, T scale, const S* x, std::int64_t x_step, T* y,
+                std::int64_t y_step) {
+  const Wide<T> wide;
+  const One<T> one;
+  const std::int64_t whole = n / lane_count<T>() * lane_count<T>();
+  for (std::int64_t r = 0; r < rows; ++r, x += x_step, y += y_step) {
+    std::int64_t c = 0;
+    for (; c < whole; c += lane_count<T>()) hn::StoreU(hn::Mul(hn::Set(wide, scale), load(wide, x + c)), wide, y + c);
+    for (; c < n; ++c) hn::StoreU(hn::Mul(hn::Set(one, scale), load(one, x + c)), one, y + c);
+  }
+}
+
 // to[row][c] = from[row, head's channel c]; rows of `from` are `channels` long.
 template <typename S, typename T>
-void pack_rows(const Plan& plan, const S* from, std::int64_t rows, T scale, T* to) {
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const S* row = from + r * plan.channels;
-    for (std::int64_t c = 0; c < plan.head_channels; ++c)
-      to[r * plan.head_channels + c] = scale * static_cast<T>(row[c]);
-  }
+void pack_rows(const Plan& plan, const S* from, std::int64_t rows, T* to) {
+  scale_rows(rows, plan.head_channels, T(1), from, plan.channels, to, plan.head_channels);
+}
+
+// And back: to[row, head's channel c] = scale * from[row][c].
+template <typename T>
+void unpack_rows(const Plan& plan, const T* from, std::int64_t rows, T scale, T* to) {
+  scale_rows(rows, plan.head_channels, scale, from, plan.head_channels, to, plan.channels);
 }
 
 // Whether columns are packed by squares of four channels: for floats, where vectors are.
@@ -170,13 +186,6 @@ void unpack_columns(const Plan& plan, const T* from, std::int64_t rows, T scale,
     for (std::int64_t c = 0; c < plan.head_channels; ++c)
       to[r * plan.channels + c] = static_cast<S>(scale * from[c * stride + r]);
   }
-}
-
-// The same as rows: to[row, head's channel c] = from[row][c].
-template <typename T>
-void unpack_rows(const Plan& plan, const T* from, std::int64_t rows, T* to) {
-  for (std::int64_t r = 0; r < rows; ++r)
-    std::copy_n(from + r * plan.head_channels, plan.head_channels, to + r * plan.channels);
 }
 
 // --- the bias in kernel form ---
