@@ -1,4 +1,5 @@
-// The thread pool. Workers wait on a generation counter, take tiles by an atomic index, and report back by a countdown.
+// The thread pool. Workers wait on a generation counter, join a loop while it is open, and take tiles by an atomic
+// index.
 #include "core/parallel.h"
 
 #include <sched.h>
@@ -47,7 +48,7 @@ class ThreadPool {
     {
       std::scoped_lock lock(mutex_);
       stopping_ = true;
-      generation_.fetch_add(1, std::memory_order_release);
+      state_.fetch_add(kGeneration, std::memory_order_release);
     }
     start_.notify_all();
     for (auto& worker : workers_) worker.join();
@@ -59,13 +60,13 @@ class ThreadPool {
     std::scoped_lock one_loop_at_a_time(loop_mutex_);
     count_ = count, tile_ = tile, function_ = function, context_ = context;
     next_.store(0, std::memory_order_relaxed);
-    running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
     {
       std::scoped_lock lock(mutex_);
-      generation_.fetch_add(1, std::memory_order_release);
+      state_.fetch_add(kGeneration + kOpen, std::memory_order_release);
     }
     start_.notify_all();
     take_tiles();
+    state_.fetch_and(~kOpen, std::memory_order_acq_rel);
     wait_for_workers();
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
@@ -73,22 +74,41 @@ class ThreadPool {
  private:
   static constexpr int kSpins = 2000;  // some microseconds: the gap between two loops of one step
 
+  // The state of the pool: workers in the loop, whether it is open, and the number of loops so far.
+  static constexpr std::uint64_t kOpen = 1 << 16, kGeneration = 1 << 17;
+
+  std::uint64_t generation() const { return state_.load(std::memory_order_acquire) / kGeneration; }
+  bool all_left() const { return state_.load(std::memory_order_acquire) % kOpen == 0; }
+
   void work() {
     std::uint64_t seen = 0;
     while (true) {
-      for (int i = 0; i < kSpins && generation_.load(std::memory_order_acquire) == seen; ++i) relax();
-      if (generation_.load(std::memory_order_acquire) == seen) {
+      for (int i = 0; i < kSpins && generation() == seen; ++i) relax();
+      if (generation() == seen) {
         std::unique_lock lock(mutex_);
-        start_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
+        start_.wait(lock, [&] { return generation() != seen; });
       }
-      seen = generation_.load(std::memory_order_acquire);
-      if (stopping_) return;
+      if (stopping_.load(std::memory_order_acquire)) return;
+      if (!join(seen)) continue;
       take_tiles();
-      if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      if (state_.fetch_sub(1, std::memory_order_acq_rel) % kGeneration == 1) {  // closed, and no other is left
         std::scoped_lock lock(mutex_);
         done_.notify_one();
       }
     }
+  }
+
+  // Whether this worker gets into the newest loop: not where that is over by now, as a worker that slept may find it;
+  // nobody waited for it then.
+  bool join(std::uint64_t& seen) {
+    std::uint64_t state = state_.load(std::memory_order_acquire);
+    while (state & kOpen) {
+      if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acquire)) continue;
+      seen = state / kGeneration;
+      return true;
+    }
+    seen = state / kGeneration;
+    return false;
   }
 
   void take_tiles() {
@@ -106,22 +126,22 @@ class ThreadPool {
   }
 
   void wait_for_workers() {
-    for (int i = 0; i < kSpins && running_.load(std::memory_order_acquire) > 0; ++i) relax();
+    for (int i = 0; i < kSpins && !all_left(); ++i) relax();
+    if (all_left()) return;
     std::unique_lock lock(mutex_);
-    done_.wait(lock, [&] { return running_.load(std::memory_order_acquire) == 0; });
+    done_.wait(lock, [&] { return all_left(); });
   }
 
   std::vector<std::thread> workers_;
   std::mutex loop_mutex_, mutex_;
   std::condition_variable start_, done_;
-  std::atomic<std::uint64_t> generation_{0};
+  std::atomic<std::uint64_t> state_{0};
   std::atomic<std::int64_t> next_{0};
-  std::atomic<int> running_{0};
   std::exception_ptr error_;
   std::int64_t count_ = 0, tile_ = 1;
   detail::TileFunction function_ = nullptr;
   void* context_ = nullptr;
-  bool stopping_ = false;
+  std::atomic<bool> stopping_{false};
 };
 
 std::unique_ptr<ThreadPool>& the_threads() {
