@@ -38,7 +38,8 @@ struct Conv2dMaxPool2Node : Node {
 
 void two_steps_forward(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y,
                        Tensor& taps) {
-  Tensor map = Tensor::empty(convolved_shape(x, w, o), x.dtype());  // [N,Ho,Wo,O]
+  // [N,Ho,Wo,O], without rows and columns that no window covers.
+  Tensor map = Tensor::empty({y.size(0), 2 * y.size(1), 2 * y.size(2), y.size(3)}, x.dtype());
   conv2d_forward(x, w, b, o, map);
   max_pool2d_forward(map, kWindow, y, taps);
 }

@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "core/memory.h"
+#include "layers/turn_over-inl.h"
 #include "layers/winograd.h"
 #include "layers/winograd_squares-inl.h"
 
@@ -28,112 +29,142 @@ class Winograd {
       : gradient_(gradient),
         source_(source),
         target_(target),
+        w_(w),
         squares_(images * target_.rows * target_.columns),
+        block_(block_squares(source_.C, target_.C)),
+        few_(tile_count(squares_, block_) < kFewBlocks),
+        columns_(few_ ? std::min(block_columns<float>(), kFewVectors * lanes_) : block_columns<float>()),
         panels_(tile_count(target_.C, columns_)),
-        filters_(static_cast<std::size_t>(panels_ * panel_size())),
         start_(static_cast<std::size_t>(panels_ * columns_)),
         zeros_(static_cast<std::size_t>(std::max(source_.C, columns_))) {
     std::fill_n(zeros_.data(), zeros_.size(), 0.0f);
     std::fill_n(start_.data(), start_.size(), 0.0f);
     if (b) std::copy_n(b.data<float>(), target_.C, start_.data());
-    pack_filters(w);
   }
 
-  void run() {
-    const std::int64_t block = block_squares(source_.C, target_.C);
-    parallel_for(squares_, block, [&](std::int64_t begin, std::int64_t end) HWY_ATTR { run_block(begin, end, block); });
-  }
+  void run() { few_ ? run_panels() : run_blocks(); }
 
  private:
-  std::int64_t panel_size() const { return kPlaces * source_.C * columns_; }
+  static constexpr std::int64_t kFewBlocks = 4, kFewVectors = 2;
+  static constexpr std::int64_t kTransformed = 4;  // squares of few, at a time
+  static constexpr std::int64_t kTurned = 16;      // input channels of filters, at a time
 
-  // filters_ [panel][place][source channel][columns] = G w G'; channels beyond the last are zero.
-  void pack_filters(const Tensor& w) {
-    const std::int64_t O = w.size(0), C = w.size(3);
-    const float* pw = w.data<float>();
-    if (!gradient_) {
-      parallel_for(panels_, 1, [&](std::int64_t panel, std::int64_t) HWY_ATTR { pack_panel(pw, O, C, panel); });
-      return;
-    }
-    if (C % columns_ != 0) std::fill_n(filters_.data() + (panels_ - 1) * panel_size(), panel_size(), 0.0f);
-    parallel_for(O, columns_, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-      for (std::int64_t out = begin; out < end; ++out) pack_flipped(pw + out * kTaps * kTaps * C, out, C);
+  std::int64_t place_size() const { return source_.C * columns_ + kLine; }
+  std::int64_t panel_size() const { return kPlaces * place_size(); }
+  std::size_t all_panels() const { return static_cast<std::size_t>(panels_ * panel_size()); }
+
+  // Many squares: block by block, with the filters of all panels.
+  void run_blocks() {
+    Scratch<float> filters(all_panels());
+    gradient_ ? pack_flipped(filters.data()) : pack_panels(filters.data());
+    const std::int64_t group = std::max<std::int64_t>(1, kGroupColumns / columns_);
+    const Places in(block_, source_.C), out(block_, group * columns_);
+    parallel_for(squares_, block_, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+      Scratch<float> v(in.size()), m(out.size());
+      transform_block(begin, end, in, v.data());
+      for (std::int64_t panel = 0; panel < panels_; panel += group) {
+        const std::int64_t last = std::min(panels_, panel + group);
+        for (std::int64_t p = panel; p < last; ++p) {
+          multiply_panel(p, filters.data() + p * panel_size(), end - begin, in, v.data(), out,
+                         m.data() + (p - panel) * columns_);
+        }
+        write_squares(begin, end, panel * columns_, last * columns_, out, m.data());
+      }
     });
   }
 
-  HWY_INLINE float* packed(std::int64_t target, int place, std::int64_t source) {
-    return filters_.data() + target / columns_ * panel_size() + (place * source_.C + source) * columns_ +
-           target % columns_;
+  // Few squares, as of one image: panel by panel, or there would be nothing to do for more than one thread.
+  void run_panels() {
+    Scratch<float> flipped(gradient_ ? all_panels() : 0);
+    if (gradient_) pack_flipped(flipped.data());
+    const Places in(squares_, source_.C), out(block_, columns_);
+    Scratch<float> v(in.size());
+    parallel_for(squares_, kTransformed, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+      transform_block(begin, end, in, v.data() + begin * in.row);
+    });
+    parallel_for(panels_, 1, [&](std::int64_t panel, std::int64_t) HWY_ATTR {
+      Scratch<float> packed(static_cast<std::size_t>(gradient_ ? 0 : panel_size())), m(out.size());
+      if (!gradient_) pack_panel(panel, packed.data());
+      const float* filters = gradient_ ? flipped.data() + panel * panel_size() : packed.data();
+      for (std::int64_t begin = 0; begin < squares_; begin += block_) {
+        const std::int64_t end = std::min(squares_, begin + block_);
+        multiply_panel(panel, filters, end - begin, in, v.data() + begin * in.row, out, m.data());
+        write_squares(begin, end, panel * columns_, (panel + 1) * columns_, out, m.data());
+      }
+    });
   }
 
+  void transform_block(std::int64_t begin, std::int64_t end, const Places& in, float* v) const {
+    auto* zeros = reinterpret_cast<typename Source::Element*>(zeros_.data());
+    transform_squares<InputTransform>(source_, begin, end, zeros, in, v);
+  }
+
+  // --- filters [place][source channel][columns] of a panel, with some room between places: G w G'; channels beyond the
+  // last are zero ---
+
+  // Filter `target` of a panel at the input channel `source`.
   template <class D, class V = hn::Vec<D>>
-  HWY_INLINE void store_places(D d, const V (&taps)[kTaps][kTaps], std::int64_t target, std::int64_t source) {
+  HWY_INLINE void store_places(D d, const V (&taps)[kTaps][kTaps], std::int64_t target, std::int64_t source,
+                               float* panel) const {
     V u[kIn][kIn];
     transform<FilterTransform>(d, taps, u);
-    for (int i = 0; i < kPlaces; ++i) hn::StoreU(u[i / kIn][i % kIn], d, packed(target, i, source));
+    float* to = panel + source * columns_ + target;
+    for (int i = 0; i < kPlaces; ++i) hn::StoreU(u[i / kIn][i % kIn], d, to + i * place_size());
   }
 
-  // The filters of one panel of outputs: a few input channels at a time are turned over, so that vectors run along the
-  // outputs.
-  void pack_panel(const float* w, std::int64_t O, std::int64_t C, std::int64_t panel) {
-    constexpr std::int64_t kChannels = 16, kSquare = kTaps * kTaps;
-    const std::int64_t first = panel * columns_, outputs = std::min(columns_, O - first);
-    Scratch<float> turned(static_cast<std::size_t>(kSquare * kChannels * columns_));  // [tap][channel][column]
+  void pack_panels(float* filters) const {
+    parallel_for(panels_, 1,
+                 [&](std::int64_t panel, std::int64_t) HWY_ATTR { pack_panel(panel, filters + panel * panel_size()); });
+  }
+
+  // A few input channels at a time are turned over, so that vectors run along the outputs.
+  void pack_panel(std::int64_t panel, float* filters) const {
+    constexpr std::int64_t kSquare = kTaps * kTaps;
+    const std::int64_t first = panel * columns_, outputs = std::min(columns_, target_.C - first);
+    Scratch<float> turned(static_cast<std::size_t>(kSquare * kTurned * columns_));  // [tap][channel][column]
     std::fill_n(turned.data(), turned.size(), 0.0f);
-    for (std::int64_t c0 = 0; c0 < C; c0 += kChannels) {
-      const std::int64_t channels = std::min(kChannels, C - c0);
-      for (std::int64_t out = 0; out < outputs; ++out) {
-        for (std::int64_t k = 0; k < kSquare; ++k) {
-          const float* from = w + ((first + out) * kSquare + k) * C + c0;
-          float* to = turned.data() + k * kChannels * columns_ + out;
-          for (std::int64_t c = 0; c < channels; ++c) to[c * columns_] = from[c];
-        }
+    const float* w = w_.data<float>() + first * kSquare * source_.C;
+    for (std::int64_t c0 = 0; c0 < source_.C; c0 += kTurned) {
+      const std::int64_t channels = std::min(kTurned, source_.C - c0);
+      for (std::int64_t k = 0; k < kSquare; ++k) {
+        turn_over(w + k * source_.C + c0, kSquare * source_.C, outputs, channels,
+                  turned.data() + k * kTurned * columns_, columns_);
       }
       for (std::int64_t c = 0; c < channels; ++c) {
         for_lanes<float>(columns_, [&](auto d, std::int64_t out) HWY_ATTR {
           hn::Vec<decltype(d)> taps[kTaps][kTaps];
           for (int k = 0; k < kSquare; ++k)
-            taps[k / kTaps][k % kTaps] = hn::LoadU(d, turned.data() + (k * kChannels + c) * columns_ + out);
-          store_places(d, taps, first + out, c0 + c);
+            taps[k / kTaps][k % kTaps] = hn::LoadU(d, turned.data() + (k * kTurned + c) * columns_ + out);
+          store_places(d, taps, out, c0 + c, filters);
         });
       }
     }
   }
 
-  // One filter, flipped, whose input channels are the outputs of the data gradient.
-  void pack_flipped(const float* w, std::int64_t source, std::int64_t C) {
-    for_channels(Wide<float>(), 0, C, [&](auto d, std::int64_t c) HWY_ATTR {
-      hn::Vec<decltype(d)> taps[kTaps][kTaps];
-      for (int k = 0; k < kTaps * kTaps; ++k)
-        taps[k / kTaps][k % kTaps] = hn::LoadU(d, w + (kTaps * kTaps - 1 - k) * C + c);
-      store_places(d, taps, c, source);
+  // All panels of the data gradient. A filter, flipped, has its input channels as outputs.
+  void pack_flipped(float* filters) const {
+    const std::int64_t C = target_.C;
+    if (C % columns_ != 0) std::fill_n(filters + (panels_ - 1) * panel_size(), panel_size(), 0.0f);
+    parallel_for(source_.C, 16, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+      for (std::int64_t source = begin; source < end; ++source) {
+        const float* w = w_.data<float>() + source * kTaps * kTaps * C;
+        for_channels(Wide<float>(), 0, C, [&](auto d, std::int64_t c) HWY_ATTR {
+          hn::Vec<decltype(d)> taps[kTaps][kTaps];
+          for (int k = 0; k < kTaps * kTaps; ++k)
+            taps[k / kTaps][k % kTaps] = hn::LoadU(d, w + (kTaps * kTaps - 1 - k) * C + c);
+          store_places(d, taps, c % columns_, source, filters + c / columns_ * panel_size());
+        });
+      }
     });
   }
 
-  void run_block(std::int64_t begin, std::int64_t end, std::int64_t block) {
-    const std::int64_t group = std::max<std::int64_t>(1, kGroupColumns / columns_);
-    const Places in(block, source_.C), out(block, group * columns_);
-    Scratch<float> v(in.size()), m(out.size());
-    Scratch<typename Target::Element> nowhere(static_cast<std::size_t>(round_up(target_.C, columns_)));
-    transform_squares<InputTransform>(source_, begin, end, reinterpret_cast<typename Source::Element*>(zeros_.data()),
-                                      in, v.data());
-    for (std::int64_t panel = 0; panel < panels_; panel += group) {
-      const std::int64_t last = std::min(panels_, panel + group);
-      for (std::int64_t p = panel; p < last; ++p) {
-        multiply_panel(p, end - begin, in, v.data(), out, m.data() + (p - panel) * columns_);
-      }
-      write_squares(begin, end, panel * columns_, std::min(target_.C, last * columns_), nowhere.data(), out, m.data());
-    }
-  }
-
   // For every place, the transformed squares times one panel of filters.
-  void multiply_panel(std::int64_t panel, std::int64_t squares, const Places& in, const float* v, const Places& out,
-                      float* m) const {
+  void multiply_panel(std::int64_t panel, const float* filters, std::int64_t squares, const Places& in, const float* v,
+                      const Places& out, float* m) const {
     const std::int64_t width = std::min(columns_, target_.C - panel * columns_);
-    const int vectors = static_cast<int>(tile_count(width, static_cast<std::int64_t>(hn::Lanes(Wide<float>()))));
+    const int vectors = static_cast<int>(tile_count(width, lanes_));
     const Run run{0, 0, source_.C};
-    for (int i = 0; i < kPlaces; ++i) {
-      const float* filters = filters_.data() + panel * panel_size() + i * source_.C * columns_;
+    for (int i = 0; i < kPlaces; ++i, filters += place_size()) {
       for (std::int64_t t = 0; t < squares; t += kRows) {
         const float* a[kRows];
         float* c[kRows];
@@ -146,11 +177,13 @@ class Winograd {
     }
   }
 
-  // A' m A and the bias for the channels [first, last).
-  void write_squares(std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t last,
-                     typename Target::Element* nowhere, const Places& places, const float* m) const {
+  // A' m A and the bias for the channels [first, last) that there are.
+  void write_squares(std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t last, const Places& places,
+                     const float* m) const {
+    Scratch<typename Target::Element> nowhere(static_cast<std::size_t>(target_.C));
+    last = std::min(last, target_.C);
     for (std::int64_t t = begin; t < end; ++t, m += places.row) {
-      const auto pixels = target_.locate(t, nowhere);
+      const auto pixels = target_.locate(t, nowhere.data());
       for_channels(Wide<float>(), first, last, [&](auto d, std::int64_t c) HWY_ATTR {
         hn::Vec<decltype(d)> x[kIn][kIn], y[kOut][kOut];
         for (int i = 0; i < kPlaces; ++i) x[i / kIn][i % kIn] = hn::LoadU(d, m + i * places.place + c - first);
@@ -164,12 +197,15 @@ class Winograd {
     }
   }
 
-  const std::int64_t columns_ = block_columns<float>();
+  const std::int64_t lanes_ = static_cast<std::int64_t>(hn::Lanes(Wide<float>()));
   const bool gradient_;
   const Source source_;
   const Target target_;
-  const std::int64_t squares_, panels_;
-  mutable Scratch<float> filters_, start_, zeros_;
+  const Tensor& w_;
+  const std::int64_t squares_, block_;
+  const bool few_;
+  const std::int64_t columns_, panels_;
+  mutable Scratch<float> start_, zeros_;
 };
 
 void WinogradForward(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y) {

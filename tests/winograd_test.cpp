@@ -112,7 +112,8 @@ INSTANTIATE_TEST_SUITE_P(Winograd, WinogradSizes,
                          testing::Values(Sizes{2, 4, 4, 16, 16, 1}, Sizes{3, 7, 7, 24, 40, 1},
                                          Sizes{2, 15, 13, 37, 19, 1}, Sizes{1, 9, 6, 16, 33, 0},
                                          Sizes{2, 5, 3, 17, 16, 2}, Sizes{1, 3, 4, 64, 130, 3},
-                                         Sizes{5, 31, 9, 3, 2, 1}, Sizes{1, 3, 3, 1, 1, 0}));
+                                         Sizes{5, 31, 9, 3, 2, 1}, Sizes{1, 3, 3, 1, 1, 0},
+                                         Sizes{7, 15, 16, 20, 35, 1}));  // the last: many blocks of squares
 
 // --- with max pooling ---
 
