@@ -260,7 +260,6 @@ namespace {
 HWY_EXPORT(Conv2dForward);
 HWY_EXPORT(Conv2dBackwardData);
 void direct_forward(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y) {
-  if (few_pixels_suit(w, o, y.shape())) return few_pixels_forward(x, w, b, o, y);
   HWY_DYNAMIC_DISPATCH(Conv2dForward)(x, w, b, o, y);
 }
 void direct_backward_data(const Tensor& dy, const Tensor& w, const Conv2dOptions& o, Tensor& dx) {
@@ -269,6 +268,7 @@ void direct_backward_data(const Tensor& dy, const Tensor& w, const Conv2dOptions
 void forward_cpu(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y) {
   if (tiles_suit(x, w, o)) return tiles_forward(x, w, b, y);
   if (winograd_suits(w, o, x.shape(), y.shape())) return winograd_forward(x, w, b, o, y);
+  if (few_pixels_suit(w, o, y.shape())) return few_pixels_forward(x, w, b, o, y);
   call_in_float32(direct_forward, x, w, b, o, y);
 }
 void backward_data_cpu(const Tensor& dy, const Tensor& w, const Conv2dOptions& o, Tensor& dx) {

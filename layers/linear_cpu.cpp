@@ -8,7 +8,10 @@
 #include "core/gemm.h"
 #include "core/parallel.h"
 #include "core/simd.h"
+#include "layers/conv2d_block-inl.h"
 #include "layers/linear.h"
+#include "layers/row_dots-inl.h"
+#include "layers/turn_over-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
@@ -44,30 +47,37 @@ void BiasBackward(const Tensor& dy, Tensor& db) {
   });
 }
 
-void Widen(std::int64_t n, const bfloat16* x, float* y) {
-  for_lanes<float>(n, [&](auto d, std::int64_t i) HWY_ATTR { store(load(d, x + i), d, y + i); });
+// --- few rows or few outputs: w is read once, as it lies ---
+
+// y = x w' + b.
+template <typename S, typename T>
+void few_rows(const Tensor& x, const T* w, const T* b, Tensor& y) {
+  constexpr std::int64_t kTileRows = 64, kTileOutputs = 16, kTileProducts = 65536;
+  const std::int64_t rows = x.shape().rows(), k = x.size(-1), n = y.size(-1), tiles = tile_count(n, kTileOutputs);
+  const std::int64_t together = std::max<std::int64_t>(1, kTileProducts / (kTileRows * kTileOutputs * (k + 1)));
+  const S* px = x.data<S>();
+  S* py = y.data<S>();
+  parallel_for(tile_count(rows, kTileRows) * tiles, together, [&](std::int64_t tile, std::int64_t end) HWY_ATTR {
+    DotSums<T> sums[kTileRows];
+    for (; tile < end; ++tile) {
+      const std::int64_t row = tile / tiles * kTileRows, rows_here = std::min(kTileRows, rows - row);
+      const std::int64_t first = tile % tiles * kTileOutputs, last = std::min(n, first + kTileOutputs);
+      for (std::int64_t o = first; o < last; o += kDotOutputs) {
+        const T* weights[kDotOutputs];  // outputs beyond the last repeat one
+        for (std::int64_t j = 0; j < kDotOutputs; ++j) weights[j] = w + std::min(o + j, last - 1) * k;
+        add_row_dots<S>(false, rows_here, k, weights, [&](std::int64_t r, const S*& in, DotSums<T>*& sum) HWY_ATTR {
+          in = px + (row + r) * k, sum = sums + r;
+        });
+        for (std::int64_t r = 0; r < rows_here; ++r) {
+          store_dots(sums[r], b ? b + o : nullptr, std::min<std::int64_t>(kDotOutputs, last - o),
+                     py + (row + r) * n + o);
+        }
+      }
+    }
+  });
 }
-void Narrow(std::int64_t n, const float* x, bfloat16* y) {
-  for_lanes<float>(n, [&](auto d, std::int64_t i) HWY_ATTR { store(load(d, x + i), d, y + i); });
-}
 
-}  // namespace dattn::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-namespace dattn {
-
-namespace {
-
-HWY_EXPORT(BiasBackward);
-void bias_backward_cpu(const Tensor& dy, Tensor& db) { HWY_DYNAMIC_DISPATCH(BiasBackward)(dy, db); }
-
-HWY_EXPORT(Widen);
-HWY_EXPORT(Narrow);
-
-constexpr std::int64_t kTileRows = 256;
-
-std::int64_t tile_rows(std::int64_t rows) { return std::clamp<std::int64_t>((rows + 7) / 8, 1, kTileRows); }
+// --- many rows: blocks of six of them with panels of op(w) ---
 
 // Rows of a matrix in the type that products are computed in: themselves, or a copy.
 template <typename S>
@@ -83,7 +93,8 @@ template <>
 class Operand<bfloat16> {
  public:
   Operand(const bfloat16* from, std::int64_t elements) : rows_(static_cast<std::size_t>(elements)) {
-    HWY_DYNAMIC_DISPATCH(Widen)(elements, from, rows_.data());
+    float* to = rows_.data();
+    for_lanes<float>(elements, [&](auto d, std::int64_t i) HWY_ATTR { store(load(d, from + i), d, to + i); });
   }
   const float* data() { return rows_.data(); }
 
@@ -107,47 +118,127 @@ class Result<bfloat16> {
  public:
   Result(bfloat16* to, std::int64_t elements) : to_(to), rows_(static_cast<std::size_t>(elements)) {}
   float* data() { return rows_.data(); }
-  void store() { HWY_DYNAMIC_DISPATCH(Narrow)(static_cast<std::int64_t>(rows_.size()), rows_.data(), to_); }
+  void store() {
+    for_lanes<float>(static_cast<std::int64_t>(rows_.size()), [&](auto d, std::int64_t i) HWY_ATTR {
+      HWY_NAMESPACE::store(load(d, rows_.data() + i), d, to_ + i);
+    });
+  }
 
  private:
   bfloat16* to_;
   Scratch<float> rows_;
 };
 
-// y [rows, n] = x [rows, k] op(w) + b, tile by tile: each starts as the bias, and the product is added while the tile
-// is in the cache. Products of few rows in float are cut by columns instead.
-template <typename S>
-void multiply_rows(const Tensor& x, Trans tw, const Tensor& w, const Tensor& b, Tensor& y) {
-  using T = Exact<S>;
-  const std::int64_t k = x.size(-1), n = y.size(-1), rows = x.shape().rows();
-  const T *pw = w.data<T>(), *pb = b ? b.data<T>() : nullptr;
-  const S* px = x.data<S>();
-  S* py = y.data<S>();
-  const auto start = [&](T* out, std::int64_t m) {
-    for (std::int64_t i = 0; pb && i < m; ++i) std::copy_n(pb, n, out + i * n);
-  };
-  if constexpr (std::is_same_v<S, T>) {
-    if (!pb || rows < n) {
-      start(py, rows);
-      return gemm<T>(Trans::no, tw, rows, n, k, 1, px, k, pw, w.size(1), pb ? 1 : 0, py, n);
+// op(w) [k,n] and b packed into panels of columns, those beyond the last zero.
+template <typename T>
+class Panels {
+ public:
+  Panels(Trans tw, const Tensor& w, const Tensor& b)
+      : k_(w.size(tw == Trans::yes ? 1 : 0)),
+        n_(w.size(tw == Trans::yes ? 0 : 1)),
+        panels_(tile_count(n_, columns_)),
+        packed_(static_cast<std::size_t>(panels_ * k_ * columns_)),
+        start_(static_cast<std::size_t>(panels_ * columns_)) {
+    constexpr std::int64_t kTogether = 16384;  // elements
+    const T* pw = w.data<T>();
+    parallel_for(panels_, std::max<std::int64_t>(1, kTogether / (k_ * columns_ + 1)),
+                 [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+                   for (std::int64_t p = begin; p < end; ++p) pack(tw, pw, p);
+                 });
+    std::fill_n(start_.data(), start_.size(), T(0));
+    if (b) std::copy_n(b.data<T>(), n_, start_.data());
+  }
+
+  // y [rows,n] = x [rows,k] op(w) + b.
+  void multiply(const T* x, std::int64_t rows, T* y) {
+    for (std::int64_t p = 0; p < panels_; ++p) {
+      for (std::int64_t r = 0; r < rows; r += kRows) multiply_rows(p, x + r * k_, rows - r, y + r * n_);
     }
   }
-  parallel_for(rows, tile_rows(rows), [&](std::int64_t begin, std::int64_t end) {
-    const std::int64_t m = end - begin;
-    Operand<S> in(px + begin * k, m * k);
-    Result<S> out(py + begin * n, m * n);
-    start(out.data(), m);
-    gemm_tile<T>(Trans::no, tw, m, n, k, 1, in.data(), k, pw, w.size(1), pb ? 1 : 0, out.data(), n);
+
+ private:
+  T* panel(std::int64_t p) { return packed_.data() + p * k_ * columns_; }
+
+  void pack(Trans tw, const T* w, std::int64_t p) {
+    const std::int64_t first = p * columns_, width = std::min(columns_, n_ - first);
+    T* to = panel(p);
+    if (width < columns_) std::fill_n(to, k_ * columns_, T(0));
+    if (tw == Trans::yes) return turn_over(w + first * k_, k_, width, k_, to, columns_);
+    for (std::int64_t i = 0; i < k_; ++i) std::copy_n(w + i * n_ + first, width, to + i * columns_);
+  }
+
+  // Up to six rows with one panel. What is to spare, rows or columns, goes nowhere.
+  void multiply_rows(std::int64_t p, const T* x, std::int64_t rows, T* y) {
+    const std::int64_t first = p * columns_, width = std::min(columns_, n_ - first);
+    HWY_ALIGN T spare[kRows * kVectors * HWY_MAX_BYTES / sizeof(T)];
+    const T* a[kRows];
+    T* c[kRows];
+    for (std::int64_t r = 0; r < kRows; ++r) {
+      a[r] = x + std::min(r, rows - 1) * k_;
+      c[r] = r < rows && width == columns_ ? y + r * n_ + first : spare + r * columns_;
+    }
+    const int vectors = static_cast<int>(tile_count(width, static_cast<std::int64_t>(hn::Lanes(Wide<T>()))));
+    const Run run{0, 0, k_};
+    multiply_block(vectors, a, 1, panel(p), columns_, &run, &run + 1, start_.data() + first, c);
+    for (std::int64_t r = 0; width < columns_ && r < std::min<std::int64_t>(kRows, rows); ++r) {
+      std::copy_n(c[r], width, y + r * n_ + first);
+    }
+  }
+
+  const std::int64_t columns_ = block_columns<T>();
+  const std::int64_t k_, n_, panels_;
+  Scratch<T> packed_, start_;
+};
+
+// y = x op(w) + b.
+template <typename S>
+void many_rows(const Tensor& x, Trans tw, const Tensor& w, const Tensor& b, Tensor& y) {
+  constexpr std::int64_t kTileRows = 4 * kRows;
+  const std::int64_t k = x.size(-1), n = y.size(-1);
+  Panels<Exact<S>> panels(tw, w, b);
+  const S* px = x.data<S>();
+  S* py = y.data<S>();
+  parallel_for(x.shape().rows(), kTileRows, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    const std::int64_t rows = end - begin;
+    Operand<S> in(px + begin * k, rows * k);
+    Result<S> out(py + begin * n, rows * n);
+    panels.multiply(in.data(), rows, out.data());
     out.store();
   });
 }
 
-void linear_forward_cpu(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y) {
-  dispatch_activations("linear", x.dtype(), [&]<typename S>() { multiply_rows<S>(x, Trans::yes, w, b, y); });
+void LinearForward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y) {
+  constexpr std::int64_t kFewRows = 64, kFewOutputs = 8;
+  dispatch_activations("linear", x.dtype(), [&]<typename S>() HWY_ATTR {
+    using T = Exact<S>;
+    if (x.shape().rows() > kFewRows && y.size(-1) > kFewOutputs) return many_rows<S>(x, Trans::yes, w, b, y);
+    few_rows<S, T>(x, w.data<T>(), b ? b.data<T>() : nullptr, y);
+  });
+}
+void LinearBackwardData(const Tensor& dy, const Tensor& w, Tensor& dx) {
+  dispatch_activations("linear", dy.dtype(),
+                       [&]<typename S>() HWY_ATTR { many_rows<S>(dy, Trans::no, w, Tensor(), dx); });
 }
 
+}  // namespace dattn::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace dattn {
+
+namespace {
+
+HWY_EXPORT(BiasBackward);
+void bias_backward_cpu(const Tensor& dy, Tensor& db) { HWY_DYNAMIC_DISPATCH(BiasBackward)(dy, db); }
+
+HWY_EXPORT(LinearForward);
+void linear_forward_cpu(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y) {
+  HWY_DYNAMIC_DISPATCH(LinearForward)(x, w, b, y);
+}
+
+HWY_EXPORT(LinearBackwardData);
 void linear_backward_data_cpu(const Tensor& dy, const Tensor& w, Tensor& dx) {
-  dispatch_activations("linear", dy.dtype(), [&]<typename S>() { multiply_rows<S>(dy, Trans::no, w, Tensor(), dx); });
+  HWY_DYNAMIC_DISPATCH(LinearBackwardData)(dy, w, dx);
 }
 
 void linear_backward_weight_cpu(const Tensor& dy, const Tensor& x, Tensor& dw) {
