@@ -14,6 +14,7 @@
 
 namespace dattn {
 struct AdamOptions;
+struct EmaPair;
 struct MuonOptions;
 struct SgdOptions;
 }  // namespace dattn
@@ -144,7 +145,7 @@ void adam_update_cuda(Tensor& w, const Tensor& grad, Tensor& m, Tensor& v, const
                       const AdamOptions& options);
 void muon_momentum_cuda(const Tensor& grad, Tensor& m, Tensor& u, const Tensor& numbers, const MuonOptions& options);
 void muon_update_cuda(Tensor& u, Tensor& w, const Tensor& numbers, const MuonOptions& options);
-void ema_update_cuda(const Tensor& weight, Tensor& average, const Tensor& numbers);
+void ema_update_cuda(const Tensor& numbers, std::vector<EmaPair>& pairs);
 void swap_elements_cuda(Tensor& a, Tensor& b);
 void sum_of_squares_cuda(const Tensor& x, Tensor& sum);
 void multiply_by_cuda(const Tensor& x, Tensor& y, double factor);

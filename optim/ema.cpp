@@ -33,11 +33,11 @@ void Ema::write_numbers(std::int64_t n, double* numbers) const {
 
 void Ema::apply() {
   check(!swapped_, "ema: update while the averages are in the model");
-  for (Pair& pair : pairs_) ema_update(pair.weight, pair.average, numbers());
+  ema_update(numbers(), pairs_);
 }
 
 void Ema::swap() {
-  for (Pair& pair : pairs_) swap_elements(pair.weight, pair.average);
+  for (EmaPair& pair : pairs_) swap_elements(pair.weight, pair.average);
   swapped_ = !swapped_;
 }
 

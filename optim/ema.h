@@ -18,6 +18,11 @@ struct EmaOptions {
   bool warm_up = false;
 };
 
+/// A tensor and its average.
+struct EmaPair {
+  Tensor weight, average;
+};
+
 /// The average starts as a copy of the weights. Frozen parameters do not change and so have none.
 class Ema {
  public:
@@ -53,15 +58,11 @@ class Ema {
   std::vector<NamedTensor> state() const;
 
  private:
-  struct Pair {
-    Tensor weight, average;
-  };
-
   EmaOptions options_;
   std::vector<FlatGroup> groups_;
   std::vector<NamedTensor> buffers_;
-  std::vector<Pair> pairs_;  // one of all groups, which lie end to end, then one a buffer
-  Tensor updates_;           // int64, one element
+  std::vector<EmaPair> pairs_;  // one of all groups, which lie end to end, then one a buffer
+  Tensor updates_;              // int64, one element
   UpdateNumbers numbers_;
   bool swapped_ = false;
 };
@@ -82,8 +83,8 @@ class WithAverages {
 struct EmaNumbers {
   double gain;  ///< 1 - decay
 };
-/// average = average + gain (weight - average).
-extern Kernel<void(const Tensor& weight, Tensor& average, const Tensor& numbers)> ema_update;
+/// average = average + gain (weight - average), of all pairs.
+extern Kernel<void(const Tensor& numbers, std::vector<EmaPair>& pairs)> ema_update;
 /// Exchanges the elements of a and b.
 extern Kernel<void(Tensor& a, Tensor& b)> swap_elements;
 

@@ -13,7 +13,7 @@ namespace dattn::HWY_NAMESPACE {
 // Elements a tile: large beside the cost of a fork, small beside the L2 cache.
 constexpr std::int64_t kEmaTile = 16384;
 
-void EmaUpdate(const Tensor& weight, Tensor& average, const Tensor& numbers) {
+void EmaUpdate(const Tensor& numbers, const Tensor& weight, Tensor& average) {
   dispatch_float("ema", weight.dtype(), [&]<typename T>() HWY_ATTR {
     const T* w = weight.data<T>();
     T* a = average.data<T>();
@@ -47,10 +47,10 @@ HWY_AFTER_NAMESPACE();
 namespace dattn {
 
 HWY_EXPORT(EmaUpdate);
-static void ema_update_cpu(const Tensor& weight, Tensor& average, const Tensor& numbers) {
-  HWY_DYNAMIC_DISPATCH(EmaUpdate)(weight, average, numbers);
+static void ema_update_cpu(const Tensor& numbers, std::vector<EmaPair>& pairs) {
+  for (EmaPair& pair : pairs) HWY_DYNAMIC_DISPATCH(EmaUpdate)(numbers, pair.weight, pair.average);
 }
-constinit Kernel<void(const Tensor&, Tensor&, const Tensor&)> ema_update{"ema_update", ema_update_cpu};
+constinit Kernel<void(const Tensor&, std::vector<EmaPair>&)> ema_update{"ema_update", ema_update_cpu};
 
 HWY_EXPORT(SwapElements);
 static void exchange_cpu(Tensor& a, Tensor& b) { HWY_DYNAMIC_DISPATCH(SwapElements)(a, b); }

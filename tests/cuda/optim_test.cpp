@@ -121,20 +121,31 @@ TEST_F(CudaOptim, GroupsOfTwoDevicesAreRefused) {
 struct Averaged {
   OptimModel model;
   Tensor running;
+  std::vector<NamedTensor> statistics;  // more than one launch takes, a long one, and `running`
   FlatParameters flat;
   Ema ema;
 
   explicit Averaged(Device device)
       : model(Dtype::float32, 5, device),
         running(Tensor::full({3}, 1).to(device)),
+        statistics(make_statistics(device)),
         flat(group_by_role(model.parameters, {{Role::matrix}, {Role::vector, Role::table}})),
-        ema(flat, {{"running", running}}, {.decay = 0.9, .warm_up = true}) {}
+        ema(flat, statistics, {.decay = 0.9, .warm_up = true}) {}
 
   void move(std::int64_t step) {
     for (const auto& [name, p] : model.parameters) {
       p.value().copy_from(normal(p.shape(), static_cast<std::uint32_t>(step) + 50));
     }
+    for (std::size_t i = 0; i < statistics.size(); ++i) statistics[i].tensor.fill(static_cast<double>(step + i));
     running.fill(static_cast<double>(step));
+  }
+
+  std::vector<NamedTensor> make_statistics(Device device) const {
+    std::vector<NamedTensor> all;
+    for (std::int64_t i = 0; i < 70; ++i)
+      all.push_back({fmt::format("statistics{}", i), Tensor::full({i == 40 ? 9000 : 4 * i + 1}, 1).to(device)});
+    all.push_back({"running", running});
+    return all;
   }
 };
 
