@@ -73,6 +73,19 @@ TEST_F(CudaEvaluate, StopsBetweenBatches) {
   EXPECT_EQ(asked, 2);
 }
 
+TEST_F(CudaEvaluate, TakesMoreImagesAtATimeThanTheCpu) {
+  const ImageSet set = tiny_images(501, kClasses);
+  const auto batches = [&](Classifier& model) {
+    int asked = 0;
+    EvaluateOptions options;
+    options.stop = [&] { return ++asked < 0; };
+    return std::pair(evaluate(model, set, kTinyNormalisation, options)->accuracy, asked);
+  };
+  const auto [expected, two] = batches(here_);
+  EXPECT_EQ(two, 2);
+  EXPECT_EQ(batches(there_), std::pair(expected, 1));
+}
+
 TEST_F(CudaEvaluate, CheckpointsAreTheCpusFilesAndLoadOnBoth) {
   const std::string folder = std::filesystem::temp_directory_path() / fmt::format("dattn-cuda-{}", getpid());
   std::filesystem::create_directories(folder);
