@@ -47,53 +47,85 @@ void check_direction(Classifier& model, const Tensor& images, const Tensor& labe
   EXPECT_NEAR(analytic, numeric, 1e-5 * std::max(std::abs(analytic), std::abs(numeric)) + 1e-3) << named.name;
 }
 
-void check_network(const ModelOptions& options) {
+void check_network(const DattnCnnSizes& sizes, const char* attention) {
   Random random(3, Purpose::init);
-  const auto model = make_model(options, random);
-  convert(*model, Dtype::float64);
+  DattnCnn model(sizes, attention, 10, random);
+  convert(model, Dtype::float64);
   // Output projections start at zero; other numbers let every gradient show.
   std::uint32_t lane = 5000;
-  for (auto& [name, p] : parameters(*model)) {
+  for (auto& [name, p] : parameters(model)) {
     if (name.find("proj_out") != std::string::npos) p.value().copy_from(normal(p.shape(), lane++, 0.1));
   }
   const std::int64_t count = small() ? 1 : 4;
   const Tensor images = normal({count, 32, 32, 3}, 1), labels = classes(count);
-  backward(cross_entropy(model->forward(images), labels, 0.2, Reduction::sum));
-  const auto all = parameters(*model);
+  backward(cross_entropy(model.forward(images), labels, 0.2, Reduction::sum));
+  const auto all = parameters(model);
   for (std::size_t i = 0; i < all.size(); i += small() ? 5 : 1) {
-    if (all[i].parameter.trainable()) check_direction(*model, images, labels, all[i], lane++);
+    if (all[i].parameter.trainable()) check_direction(model, images, labels, all[i], lane++);
   }
 }
 
-TEST(WholeNetwork, GradientsOfDattnCnnWithDattention) { check_network({"dattn_cnn", "dattention", 10}); }
-TEST(WholeNetwork, GradientsOfDattnCnnWithSelfAttention) { check_network({"dattn_cnn", "self", 10}); }
+TEST(WholeNetwork, GradientsOfDattnCnnWithDattention) { check_network(kDattnCnn, "dattention"); }
+TEST(WholeNetwork, GradientsOfDattnCnnWithSelfAttention) { check_network(kDattnCnn, "self"); }
+TEST(WholeNetwork, GradientsOfGroupsOfThreeConvolutions) { check_network({{32, 64, 64}, 3}, "dattention"); }
 
-TEST(WholeNetwork, OverfitsThirtyTwoImages) {
-  if (small()) GTEST_SKIP() << "long; what it runs is looked at by shorter tests too";
+// The loss before the first and at the last of some steps on `count` images.
+std::pair<double, double> overfit(const std::string& name, std::int64_t count, int steps) {
   TrainOptions options;
-  options.batch_size = 32;
+  options.model = name;
+  options.batch_size = count;
   RecipePlan plan = plan_recipe(options);
   Random random(1, Purpose::init);
-  const auto model = make_model({"dattn_cnn", "dattention", 10}, random);
-  const auto recipe = make_recipe(options, plan, *model, 40, 10);
-  const Tensor images = normal({32, 32, 32, 3}, 1).to(Dtype::float32), labels = classes(32);
+  const auto model = make_model({name, "dattention", 10}, random);
+  const auto recipe = make_recipe(options, plan, *model, steps, 10);
+  const Tensor images = normal({count, 32, 32, 3}, 1).to(Dtype::float32), labels = classes(count);
   model->init_from_data(images);
   double first = 0, last = 0;
-  for (int step = 0; step < 40; ++step) {
+  for (int step = 0; step < steps; ++step) {
     recipe->prepare(step);
     const Tensor loss = cross_entropy(model->forward(images), labels, 0, Reduction::mean);
     (step == 0 ? first : last) = loss.item();
-    backward(scale(loss, 32));
+    backward(scale(loss, static_cast<double>(count)));
     recipe->apply();
   }
+  return {first, last};
+}
+
+TEST(WholeNetwork, OverfitsThirtyTwoImages) {
+  if (small()) GTEST_SKIP() << "long; what it runs is looked at by shorter tests too";
+  const auto [first, last] = overfit("dattn_cnn", 32, 40);
   EXPECT_GT(first, 2);
   EXPECT_LT(last, 0.2);
+}
+
+TEST(WholeNetwork, TheWideOneOverfitsEightImages) {
+  if (small()) GTEST_SKIP() << "long; what it runs is looked at by shorter tests too";
+  const auto [first, last] = overfit("dattn_cnn_wide", 8, 20);
+  EXPECT_GT(first, 2);
+  EXPECT_LT(last, 0.2);
+}
+
+// The recipe: what differs is the length, the augmentation, the batch and the rates.
+TEST(WholeNetwork, TheWideOneHasARecipeOfItsOwn) {
+  TrainOptions options;
+  options.data = "cifar10";
+  options.model = "dattn_cnn_wide";
+  const RecipePlan plan = plan_recipe(options);
+  EXPECT_EQ(plan.epochs, 32);
+  EXPECT_EQ(plan.batch_size, 1000);
+  EXPECT_EQ(plan.augment.translate, 4);
+  EXPECT_EQ(plan.augment.cutout, 12);
+  Random random(1, Purpose::init);
+  const auto model = make_model({options.model, "none", 10}, random);
+  const auto recipe = make_recipe(options, plan, *model, 100, 10);
+  recipe->prepare(0);
+  EXPECT_NEAR(recipe->learning_rate(), 0.78 * 0.24 * std::sqrt(0.5), 1e-12);
 }
 
 // The names and shapes that the PyTorch peer's state_dict has.
 TEST(Checkpoint, TensorsHaveThePeersNames) {
   Random random(1, Purpose::init);
-  DattnCnn model("dattention", 10, random);
+  DattnCnn model(kDattnCnn, "dattention", 10, random);
   std::map<std::string, Shape> found;
   for (const auto& [name, x] : model_tensors(model)) found[name] = x.shape();
   EXPECT_EQ(found.size(), 79u);

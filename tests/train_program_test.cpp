@@ -211,6 +211,25 @@ TEST_F(TrainProgram, ResnetTrains) {
   ASSERT_EQ(result.status, 0) << result.output;
 }
 
+TEST_F(TrainProgram, TheWideNetworkTrainsGoesOnAndIsEvaluated) {
+  if (small()) GTEST_SKIP() << "long; its parts are looked at by shorter tests too";
+  const std::string options = "--data " + data() + " --model dattn_cnn_wide --batch-size 5 --out " + out("wide");
+  ASSERT_EQ(run_program("train", options + " --max-steps 1").status, 0);
+  const auto result = run_program("train", "--resume --max-steps 2 --out " + out("wide"));
+  ASSERT_EQ(result.status, 0) << result.output;
+  const auto eval =
+      run_program("eval", "--checkpoint " + out("wide") + "/last.safetensors --data " + data() + " --json");
+  ASSERT_EQ(eval.status, 0) << eval.output;
+  const auto row = nlohmann::json::parse(last("wide").metadata.at("state")).at("rows").back();
+  EXPECT_EQ(nlohmann::json::parse(eval.output).at("accuracy"), row.at("test_accuracy"));
+  const auto refused = run_program("train", options + " --model resnet18 --attention self");
+  EXPECT_EQ(refused.status, 2) << refused.output;
+  EXPECT_NE(
+      refused.output.find("--attention: belongs to --model dattn_cnn and dattn_cnn_wide; resnet18 has no attention"),
+      std::string::npos)
+      << refused.output;
+}
+
 TEST_F(TrainProgram, EvalTakesTheDeviceAskedFor) {
   const std::string nothing = "--checkpoint /nowhere --data synthetic --device ";
   const auto wrong = run_program("eval", nothing + "gpu");

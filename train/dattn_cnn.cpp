@@ -16,7 +16,6 @@ namespace dattn {
 namespace {
 
 constexpr double kWhitenEps = 5e-4;
-constexpr double kLogitScale = 1.0 / 256;
 
 Conv2d identity_conv(std::int64_t in, std::int64_t out, Random& random) {
   Conv2d conv(in, out, 3, {.padding = 1}, false, random);
@@ -47,17 +46,25 @@ std::optional<AttentionBlock> make_block(std::int64_t channel, std::int64_t size
 
 // --- group ---
 
-ConvGroup::ConvGroup(std::int64_t in, std::int64_t out, Random& random)
+ConvGroup::ConvGroup(std::int64_t in, std::int64_t out, int convolutions, Random& random)
     : conv1(identity_conv(in, out, random)),
       norm1(fixed_scale_norm(out)),
       conv2(identity_conv(out, out, random)),
-      norm2(fixed_scale_norm(out)) {}
+      norm2(fixed_scale_norm(out)) {
+  if (convolutions == 2) return;
+  conv3 = identity_conv(out, out, random);
+  norm3 = fixed_scale_norm(out);
+}
 
 Tensor ConvGroup::operator()(const Tensor& x, const char* name) {
   Tensor y = watch(name, "conv1", conv2d_max_pool2(x, conv1));
-  y = watch(name, "norm1", batchnorm_gelu(y, norm1));
-  y = watch(name, "conv2", conv2(y));
-  return watch(name, "norm2", batchnorm_gelu(y, norm2));
+  const Tensor first = watch(name, "norm1", batchnorm_gelu(y, norm1));
+  y = watch(name, "conv2", conv2(first));
+  y = watch(name, "norm2", batchnorm_gelu(y, norm2));
+  if (!conv3) return y;
+  y = watch(name, "conv3", (*conv3)(y));
+  y = watch(name, "norm3", (*norm3)(y));
+  return gelu(add(first, y));
 }
 
 void ConvGroup::visit(Visitor& v) {
@@ -65,6 +72,8 @@ void ConvGroup::visit(Visitor& v) {
   v("norm1", norm1);
   v("conv2", conv2);
   v("norm2", norm2);
+  v("conv3", conv3);
+  v("norm3", norm3);
 }
 
 // --- attention block ---
@@ -91,16 +100,17 @@ void AttentionBlock::visit(Visitor& v) {
 
 // --- network ---
 
-DattnCnn::DattnCnn(const std::string& kind, std::int64_t classes, Random& random)
+DattnCnn::DattnCnn(const DattnCnnSizes& sizes, const std::string& kind, std::int64_t classes, Random& random)
     : whiten(3, 24, 2, {}, true, random),
-      group1(24, 64, random),
-      group2(64, 256, random),
-      group3(256, 256, random),
-      attention1(make_block(64, 15, kind, random)),
-      attention2(make_block(256, 7, kind, random)),
-      head(256, classes, false, random) {
+      group1(24, sizes.widths[0], sizes.convolutions, random),
+      group2(sizes.widths[0], sizes.widths[1], sizes.convolutions, random),
+      group3(sizes.widths[1], sizes.widths[2], sizes.convolutions, random),
+      attention1(make_block(sizes.widths[0], 15, kind, random)),
+      attention2(make_block(sizes.widths[1], 7, kind, random)),
+      head(sizes.widths[2], classes, false, random) {
   whiten.weight = Parameter(whiten.weight.value(), Role::frozen);
-  // The head starts with a standard deviation of 1; logits are divided by 256 instead.
+  // The head starts with a standard deviation of 1; logits are divided by 16 sqrt(features) instead. So they start at
+  // 1/16, and a step of SGD moves them as far, whatever the width.
   const auto w = head.weight.value().values<float>();
   double sum = 0, squares = 0;
   for (float v : w) sum += v, squares += static_cast<double>(v) * v;
@@ -114,13 +124,14 @@ Tensor DattnCnn::forward(const Tensor& images) {
   check(images.rank() == 4 && images.size(1) == 32 && images.size(2) == 32 && images.size(3) == 3,
         "dattn_cnn: expected images [N,32,32,3], got {}", images.shape());
   Tensor x = gelu(watch("whiten", "", whiten(images)));  // [N,31,31,24]
-  x = group1(x, "group1");                               // [N,15,15,64]
+  x = group1(x, "group1");                               // [N,15,15,widths[0]]
   if (attention1) x = (*attention1)(x, "attention1");
-  x = group2(x, "group2");  // [N,7,7,256]
+  x = group2(x, "group2");  // [N,7,7,widths[1]]
   if (attention2) x = (*attention2)(x, "attention2");
-  x = max_pool2d(group3(x, "group3"), 3);  // [N,1,1,256]
-  const Tensor features = cast(reshape(x, {x.size(0), 256}), exact_type(x.dtype()));
-  return scale(watch("head", "", head(features)), kLogitScale);
+  x = max_pool2d(group3(x, "group3"), 3);  // [N,1,1,widths[2]]
+  const std::int64_t width = x.size(3);
+  const Tensor features = cast(reshape(x, {x.size(0), width}), exact_type(x.dtype()));
+  return scale(watch("head", "", head(features)), 1 / (16 * std::sqrt(static_cast<double>(width))));
 }
 
 void DattnCnn::visit(Visitor& v) {

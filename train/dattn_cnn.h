@@ -1,10 +1,13 @@
-// The DAttention CNN: a small convolutional network with two attention blocks, after airbench94 (arXiv 2404.00498).
+// The DAttention CNN: a small convolutional network with two attention blocks, after airbench94 and, in its wide form,
+// airbench96 (arXiv 2404.00498).
 //   whiten 2x2 (frozen filters) -> GELU -> group1 -> attention1 -> group2 -> attention2 -> group3 -> max-pool 3 -> head
-//   / 256
-// A group is conv3x3, max-pool 2, BatchNorm, GELU, conv3x3, BatchNorm, GELU; an attention block is x +
+//   / (16 sqrt(features))
+// A group is conv3x3, max-pool 2, BatchNorm, GELU, conv3x3, BatchNorm, GELU, and in the wide form a third convolution:
+// + x' after its BatchNorm, x' being what the second convolution was given, then GELU. An attention block is x +
 // attention(BatchNorm(x)).
 #pragma once
 
+#include <array>
 #include <optional>
 #include <string>
 #include <variant>
@@ -18,14 +21,24 @@
 
 namespace dattn {
 
-/// Two 3x3 convolutions without bias, whose first filters start as the identity, and BatchNorms whose scale stays 1.
+/// The sizes of a network.
+struct DattnCnnSizes {
+  std::array<std::int64_t, 3> widths;  ///< channels of the groups
+  int convolutions;                    ///< of a group: 2 or 3
+};
+inline constexpr DattnCnnSizes kDattnCnn{{64, 256, 256}, 2}, kDattnCnnWide{{128, 384, 512}, 3};
+
+/// Two or three 3x3 convolutions without bias, whose first filters start as the identity, and BatchNorms whose scale
+/// stays 1.
 struct ConvGroup {
   Conv2d conv1;
   BatchNorm2d norm1;
   Conv2d conv2;
   BatchNorm2d norm2;
+  std::optional<Conv2d> conv3;
+  std::optional<BatchNorm2d> norm3;
 
-  ConvGroup(std::int64_t in, std::int64_t out, Random& random);
+  ConvGroup(std::int64_t in, std::int64_t out, int convolutions, Random& random);
   /// x [N,H,W,in] -> [N,H/2,W/2,out].
   Tensor operator()(const Tensor& x, const char* name);
   void visit(Visitor& v);
@@ -48,7 +61,7 @@ struct DattnCnn : Classifier {
   std::optional<AttentionBlock> attention1, attention2;  ///< absent for --attention none
   Linear head;
 
-  DattnCnn(const std::string& attention, std::int64_t classes, Random& random);
+  DattnCnn(const DattnCnnSizes& sizes, const std::string& attention, std::int64_t classes, Random& random);
   Tensor forward(const Tensor& images) override;
   void visit(Visitor& v) override;
   /// Sets the whitening filters: eigenvectors of the covariance of 2x2 patches, scaled, and their negatives.

@@ -60,7 +60,7 @@ ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
                  "Folder (CIFAR binary files, or train/ and test/ with a folder a class), or cifar10, or synthetic")
       ->capture_default_str();
   app.add_option("--model", o.model, "Network")->check(one_of(kModels))->capture_default_str();
-  app.add_option("--attention", o.attention, "Attention blocks of dattn_cnn")
+  app.add_option("--attention", o.attention, "Attention blocks of dattn_cnn and dattn_cnn_wide")
       ->check(one_of(kAttentions))
       ->capture_default_str();
   app.add_option("--epochs", o.epochs, "Length of the schedule [the recipe's own]")->check(positive);
@@ -89,8 +89,9 @@ ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
     app.parse(argc, argv);
     if (o.resume && o.out.empty())
       throw CLI::ValidationError("--resume", "needs --out, the folder of the run to go on with");
-    if (o.attention != "dattention" && o.model != "dattn_cnn") {
-      throw CLI::ValidationError("--attention", "belongs to --model dattn_cnn; " + o.model + " has no attention");
+    if (o.attention != "dattention" && !has_attention(o.model)) {
+      throw CLI::ValidationError("--attention",
+                                 "belongs to --model dattn_cnn and dattn_cnn_wide; " + o.model + " has no attention");
     }
   } catch (const CLI::ParseError& e) {
     parsed.exit_code = app.exit(e) == 0 ? 0 : 2;

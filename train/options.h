@@ -8,9 +8,11 @@
 
 namespace dattn {
 
-/// Which kind of attention the blocks of dattn_cnn hold.
+/// Which kind of attention the blocks of dattn_cnn and dattn_cnn_wide hold.
 inline constexpr const char* kAttentions[] = {"dattention", "self", "none"};
-inline constexpr const char* kModels[] = {"dattn_cnn", "resnet18"};
+inline constexpr const char* kModels[] = {"dattn_cnn", "dattn_cnn_wide", "resnet18"};
+/// Whether a model has attention blocks.
+inline bool has_attention(const std::string& model) { return model != "resnet18"; }
 
 struct TrainOptions {
   // These decide the result: a resumed run must have the same.

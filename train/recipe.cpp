@@ -4,7 +4,8 @@
 // the summed loss, everything falling linearly to 0; the whitening bias learns for three epochs. Written for 2,000
 // images a step; for B it keeps its meaning (docs/training.md): SGD's rates belong to a summed loss and stay, its decay
 // is so much an image; Muon's and AdamW's steps have a length of their own, so their rates go with sqrt(B / 2000), as
-// does AdamW's decay; the warm-up is 40,000 images long. resnet18: SGD with Nesterov momentum on the mean loss, rate
+// does AdamW's decay; the warm-up is 40,000 images long. dattn_cnn_wide: the same with what airbench96 changes: a
+// longer schedule, stronger augmentation, lower rates. resnet18: SGD with Nesterov momentum on the mean loss, rate
 // proportional to B, a short warm-up, then a cosine.
 #include "train/recipe.h"
 
@@ -49,10 +50,11 @@ class DattnCnnRecipe final : public Recipe {
         whiten_falling_(schedule::linear(1, 0, whiten_steps_)) {
     const auto batch = static_cast<double>(plan.batch_size);
     const double root = std::sqrt(batch / kBatch), decay = kDecay * batch;
-    bias_lr_ = kBiasLr * options.lr_scale;
-    head_lr_ = kHeadLr * options.lr_scale;
-    filter_lr_ = kFilterLr * options.lr_scale * root;
-    attention_lr_ = kAttentionLr * options.lr_scale * root;
+    const double factor = options.lr_scale * (options.model == "dattn_cnn_wide" ? kWideRates : 1);
+    bias_lr_ = kBiasLr * factor;
+    head_lr_ = kHeadLr * factor;
+    filter_lr_ = kFilterLr * factor * root;
+    attention_lr_ = kAttentionLr * factor * root;
     const auto warm_steps = static_cast<std::int64_t>(std::ceil(kWarmUpImages / batch));
     warming_ = schedule::warm_up(warm_steps, falling_);
     sgd_ = add<Sgd>({{flat().group(kWhiten), bias_lr_, decay / kBiasLr},
@@ -83,7 +85,7 @@ class DattnCnnRecipe final : public Recipe {
 
  private:
   static constexpr double kBatch = 2000, kDecay = 2e-6, kBiasLr = 0.053, kHeadLr = 0.67, kFilterLr = 0.24,
-                          kAttentionLr = 2e-3;
+                          kAttentionLr = 2e-3, kWideRates = 0.78;
   static constexpr double kWarmUpImages = 40000;
   static constexpr std::int64_t kWhitenEpochs = 3;
   enum Group : std::size_t { kWhiten, kNorms, kHead, kFilters, kAttention };
@@ -156,6 +158,10 @@ RecipePlan plan_recipe(const TrainOptions& options) {
             .label_smoothing = 0.2,
             .reduction = Reduction::sum,
             .augment = {.translate = 2, .flip = Flip::alternating}};
+    if (options.model == "dattn_cnn_wide") {
+      plan.epochs = 32, plan.batch_size = 1000;
+      plan.augment = {.translate = 4, .flip = Flip::alternating, .cutout = 12};
+    }
     if (options.data == "synthetic") plan.epochs = 0.8, plan.batch_size = 200;  // a minute or two on two cores
   }
   if (options.epochs > 0) plan.epochs = options.epochs;

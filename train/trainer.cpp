@@ -302,7 +302,7 @@ void Trainer::write_run_json() const {
 }
 
 void Trainer::print_plan() const {
-  const std::string attention = options_.model == "dattn_cnn" ? " with attention " + options_.attention : "";
+  const std::string attention = has_attention(options_.model) ? " with attention " + options_.attention : "";
   fmt::print("data        {} ({} training, {} test images, {} classes)\n", data_.name, data_.train.count(),
              data_.test.count(), data_.train.classes());
   fmt::print("model       {}{}, {} parameters\n", options_.model, attention, parameter_count(*model_));
