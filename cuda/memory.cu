@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "cuda/context.h"
+#include "cuda/out_of_memory.h"
 #include "cuda/recording.h"
 
 namespace dattn::cuda {
@@ -89,10 +90,8 @@ void* from_driver(Pool& p, std::size_t bytes) {
     cudaGetLastError();
     std::size_t free = 0, total = 0;
     check_cuda(cudaMemGetInfo(&free, &total), "free device memory");
-    fail(
-        "cuda: out of memory: {} more are needed, {} of {} are free, this process uses {}\nhint: try a smaller batch "
-        "size",
-        mebibytes(bytes), mebibytes(free), mebibytes(total), mebibytes(p.statistics.in_use));
+    throw OutOfMemory(fmt::format("cuda: out of memory: {} more are needed, {} of {} are free, this process uses {}",
+                                  mebibytes(bytes), mebibytes(free), mebibytes(total), mebibytes(p.statistics.in_use)));
   }
   check_cuda(status, "request for device memory");
   ++p.statistics.system_requests;

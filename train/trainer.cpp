@@ -6,6 +6,7 @@
 #include <csignal>
 
 #include "core/parallel.h"
+#include "cuda/out_of_memory.h"
 #include "train/device.h"
 #include "train/watch.h"
 
@@ -137,6 +138,9 @@ void Trainer::train_step() {
     steps_->run(state_.step);
   } catch (const LostNumbers& lost) {
     report(lost);
+  } catch (const cuda::OutOfMemory& full) {
+    if (plan_.batch_size == 1) throw;
+    fail("{}\nhint: try --batch-size {} in place of {}", full.shortage, plan_.batch_size / 2, plan_.batch_size);
   }
   state_.lr = recipe_->learning_rate();
   state_.images += plan_.batch_size;
