@@ -17,10 +17,10 @@ struct DeviceRandom {
 
   explicit DeviceRandom(const Random& random) : key(random.key()), high(random.counter_high()) {}
 
-  /// The same stream of another step: the upper half of `high`.
-  __device__ DeviceRandom at_step(std::int64_t step) const {
+  /// The same stream so many steps further on; the step is the upper half of `high`.
+  __device__ DeviceRandom after(std::int64_t steps) const {
     DeviceRandom other = *this;
-    other.high = static_cast<std::uint64_t>(step) << 32 | static_cast<std::uint32_t>(high);
+    other.high += static_cast<std::uint64_t>(steps) << 32;
     return other;
   }
 
