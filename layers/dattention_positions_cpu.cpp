@@ -15,13 +15,33 @@ namespace dattn::HWY_NAMESPACE {
 // Reference point (1) and offset range of every number of an image's positions [Hk,Wk,G,2].
 template <typename T>
 void fill_references(const Shape& shape, double factor, T* reference, T* range) {
-  const std::int64_t size[2] = {shape[1], shape[2]}, groups = shape[3];
-  for (std::int64_t i = 0; i < size[0] * size[1] * groups * 2; ++i) {
-    const std::int64_t axis = i % 2, sample = i / (2 * groups);
-    const std::int64_t place = axis == 0 ? sample / size[1] : sample % size[1];
-    reference[i] = static_cast<T>(dattention_reference_point(place, size[axis]));
-    range[i] = static_cast<T>(factor / static_cast<double>(std::max<std::int64_t>(size[axis] - 1, 1)));
+  const std::int64_t height = shape[1], width = shape[2], groups = shape[3];
+  const auto range_of = [&](std::int64_t size) {
+    return static_cast<T>(factor / static_cast<double>(std::max<std::int64_t>(size - 1, 1)));
+  };
+  const T range_y = range_of(height), range_x = range_of(width);
+  for (std::int64_t i = 0; i < height; ++i) {
+    const T y = static_cast<T>(dattention_reference_point(i, height));
+    for (std::int64_t j = 0; j < width; ++j) {
+      const T x = static_cast<T>(dattention_reference_point(j, width));
+      for (std::int64_t g = 0; g < groups; ++g, reference += 2, range += 2) {
+        reference[0] = y, reference[1] = x, range[0] = range_y, range[1] = range_x;
+      }
+    }
   }
+}
+
+// Calls f(d, at, i) for vectors of the numbers i of `images` images of n numbers each, `at` being their place among
+// all.
+template <typename T, typename F>
+HWY_INLINE void for_numbers(std::int64_t images, std::int64_t n, F&& f) {
+  constexpr std::int64_t kPiece = 2048;  // one image of many positions has several
+  const std::int64_t pieces = tile_count(n, kPiece);
+  parallel_for(images * pieces, 1, [&](std::int64_t piece, std::int64_t) HWY_ATTR {
+    const std::int64_t first = piece % pieces * kPiece, image = piece / pieces * n;
+    for_lanes<T>(std::min(kPiece, n - first),
+                 [&](auto d, std::int64_t i) HWY_ATTR { f(d, image + first + i, first + i); });
+  });
 }
 
 void PositionsForward(const Tensor& offsets, double factor, Tensor& positions) {
@@ -31,14 +51,12 @@ void PositionsForward(const Tensor& offsets, double factor, Tensor& positions) {
     fill_references(offsets.shape(), factor, reference.data(), range.data());
     const T *o = offsets.data<T>(), *r = reference.data(), *s = range.data();
     T* p = positions.data<T>();
-    parallel_for(offsets.size(0), 1, [&](std::int64_t n, std::int64_t) HWY_ATTR {
-      for_lanes<T>(image, [&](auto d, std::int64_t i) HWY_ATTR {
-        const auto offset = hn::LoadU(d, o + n * image + i), point = hn::LoadU(d, r + i);
-        const auto one = hn::Set(d, T(1));
-        const auto position = factor >= 0 ? hn::MulAdd(hn::LoadU(d, s + i), hn::Tanh(d, offset), point)
-                                          : hn::Min(hn::Max(hn::Add(offset, point), hn::Neg(one)), one);
-        hn::StoreU(position, d, p + n * image + i);
-      });
+    for_numbers<T>(offsets.size(0), image, [&](auto d, std::int64_t at, std::int64_t i) HWY_ATTR {
+      const auto offset = hn::LoadU(d, o + at), point = hn::LoadU(d, r + i);
+      const auto one = hn::Set(d, T(1));
+      const auto position = factor >= 0 ? hn::MulAdd(hn::LoadU(d, s + i), hn::Tanh(d, offset), point)
+                                        : hn::Min(hn::Max(hn::Add(offset, point), hn::Neg(one)), one);
+      hn::StoreU(position, d, p + at);
     });
   });
 }
@@ -50,18 +68,16 @@ void PositionsBackward(const Tensor& dpositions, const Tensor& offsets, double f
     fill_references(offsets.shape(), factor, reference.data(), range.data());
     const T *o = offsets.data<T>(), *dp = dpositions.data<T>(), *r = reference.data(), *s = range.data();
     T* po = doffsets.data<T>();
-    parallel_for(offsets.size(0), 1, [&](std::int64_t n, std::int64_t) HWY_ATTR {
-      for_lanes<T>(image, [&](auto d, std::int64_t i) HWY_ATTR {  // (31)
-        const auto offset = hn::LoadU(d, o + n * image + i), gradient = hn::LoadU(d, dp + n * image + i);
-        const auto one = hn::Set(d, T(1));
-        if (factor >= 0) {
-          const auto t = hn::Tanh(d, offset);
-          hn::StoreU(hn::Mul(hn::Mul(gradient, hn::LoadU(d, s + i)), hn::NegMulAdd(t, t, one)), d, po + n * image + i);
-        } else {
-          const auto inside = hn::Le(hn::Abs(hn::Add(offset, hn::LoadU(d, r + i))), one);
-          hn::StoreU(hn::IfThenElseZero(inside, gradient), d, po + n * image + i);
-        }
-      });
+    for_numbers<T>(offsets.size(0), image, [&](auto d, std::int64_t at, std::int64_t i) HWY_ATTR {  // (31)
+      const auto offset = hn::LoadU(d, o + at), gradient = hn::LoadU(d, dp + at);
+      const auto one = hn::Set(d, T(1));
+      if (factor >= 0) {
+        const auto t = hn::Tanh(d, offset);
+        hn::StoreU(hn::Mul(hn::Mul(gradient, hn::LoadU(d, s + i)), hn::NegMulAdd(t, t, one)), d, po + at);
+      } else {
+        const auto inside = hn::Le(hn::Abs(hn::Add(offset, hn::LoadU(d, r + i))), one);
+        hn::StoreU(hn::IfThenElseZero(inside, gradient), d, po + at);
+      }
     });
   });
 }

@@ -17,8 +17,10 @@ namespace dattn::HWY_NAMESPACE {
 template <typename T>
 void expand_filters(const T* w, std::int64_t R, std::int64_t taps, std::int64_t C, bool flipped, T* expanded) {
   for (std::int64_t k = 0; k < taps; ++k) {
-    const std::int64_t tap = flipped ? taps - 1 - k : k;
-    for (std::int64_t c = 0; c < C; ++c) expanded[k * C + c] = w[c % R * taps + tap];
+    const T* tap = w + (flipped ? taps - 1 - k : k);
+    T* to = expanded + k * C;
+    for (std::int64_t c = 0; c < R; ++c) to[c] = tap[c * taps];
+    for (std::int64_t c = R; c < C; ++c) to[c] = to[c - R];
   }
 }
 
@@ -76,7 +78,7 @@ void gather(const Tensor& source, const Tensor& w, const Tensor& b, const Tensor
   const std::int64_t Ht = target.size(1), Wt = target.size(2), image = source.size(1) * g.W * g.C;
   const S *from = source.data<S>(), *plus = addend ? addend.data<S>() : nullptr;
   S* to = target.data<S>();
-  const std::int64_t tile = std::max<std::int64_t>(1, 32768 / (Wt * g.C));  // rows
+  const std::int64_t tile = std::max<std::int64_t>(1, 4096 / (Wt * g.C));  // rows: some microseconds of work
   parallel_for(source.size(0) * Ht, tile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     for (std::int64_t r = begin; r < end; ++r) {
       for (std::int64_t j = 0; j < Wt; ++j) {

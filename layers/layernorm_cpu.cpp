@@ -143,7 +143,9 @@ void LayerNormForward(const Tensor& x, const Tensor& w, const Tensor& b, double 
       pad_row(row, b.data<T>(), pb);
       const S* all_x = x.data<S>();
       S* all_y = y.data<S>();
-      parallel_for(x.shape().rows(), layernorm_tile(C), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+      const std::int64_t tile =
+          std::max<std::int64_t>(kBlockRows, 4096 / C);  // nothing to merge: small maps have several
+      parallel_for(x.shape().rows(), tile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
         for_row_blocks<S>(row, end - begin, std::array{all_x + begin * C}, all_y + begin * C,
                           [&](const auto& in, S* py, std::int64_t rows) HWY_ATTR {
                             const S* px = in[0];
