@@ -7,7 +7,7 @@ namespace dattn::cuda {
 
 namespace {
 
-// A relative table [M,2h-1,2w-1] in a ring of two zeros.
+// A relative table [M,2h-1,2w-1] in a ring of at least two zeros.
 struct FillRing {
   DeviceBias b;
   const float* table;
@@ -15,7 +15,7 @@ struct FillRing {
   __device__ void operator()(std::int64_t i) const {
     const auto head = static_cast<int>(i / b.ring_size()),
                at = static_cast<int>(i - std::int64_t{head} * b.ring_size());
-    const int row = at / b.ring_row() - 2, column = at % b.ring_row() - 2;
+    const int row = at / b.ring_row - 2, column = at % b.ring_row - 2;
     const bool inside = row >= 0 && row < 2 * b.table_height - 1 && column >= 0 && column < b.table_row();
     ring[i] = inside ? table[static_cast<std::int64_t>(head) * b.table_size() + row * b.table_row() + column] : 0.0f;
   }
@@ -23,7 +23,7 @@ struct FillRing {
 
 std::int64_t ring_elements(const DAttentionBias& b, std::int64_t heads) {
   if (b.kind != BiasKind::table) return 0;
-  return heads * (b.table.shape()[1] + 4) * (b.table.shape()[2] + 4);
+  return heads * (b.table.shape()[1] + 4) * ring_row_of(static_cast<int>(b.table.shape()[2] + 1) / 2);
 }
 
 // Gradient of a relative table [M, table] from the sums of blocks (part * M + m) * chunks + chunk.
@@ -82,6 +82,7 @@ BiasInputs::BiasInputs(const Tensor& q, const Tensor& k, const Tensor& positions
   if (b.kind == BiasKind::table) {
     bias_.table_height = static_cast<int>(b.table.shape()[1] + 1) / 2;
     bias_.table_width = static_cast<int>(b.table.shape()[2] + 1) / 2;
+    bias_.ring_row = ring_row_of(bias_.table_width);
     bias_.windows = bias_.table_height == bias_.height && bias_.table_width == bias_.width;
     bias_.table = ring_.data();
     for_each_item("dattention_ring", ring_elements(b, heads),

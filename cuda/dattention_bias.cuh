@@ -11,6 +11,14 @@ namespace dattn::cuda {
 /// global memory.
 enum class BiasForm : unsigned char { none, window, any };
 
+/// Numbers of a row in a ring around a relative table (DeviceBias) for maps of `width` columns. The queries of a warp
+/// are neighbours, and so are the cells that they read for a sample, but where a row of the map ends. Rows of the ring
+/// are padded so that the cells beyond lie in the next banks of shared memory all the same.
+constexpr int ring_row_of(int width) {
+  const int least = 2 * width + 3;
+  return width % kWarpThreads == 0 ? least : least + (kWarpThreads - (width + 3) % kWarpThreads) % kWarpThreads;
+}
+
 /// What the bias needs, in one form for all kinds.
 struct DeviceBias {
   BiasKind kind = BiasKind::none;
@@ -18,6 +26,7 @@ struct DeviceBias {
   int height = 1, width = 1;                   // of the map of queries
   int samples = 0, groups = 1, per_group = 1;  // K, G, M/G
   int table_height = 0, table_width = 0;       // of the map that the table was made for
+  int ring_row = 0;                            // ring_row_of(table_width)
   int hidden = 0;
   float step_y = 0, step_x = 0;      // between the coordinates of neighbouring queries
   float first_y = 0, first_x = 0;    // coordinate of the first
@@ -26,8 +35,7 @@ struct DeviceBias {
   const float *w1 = nullptr, *b1 = nullptr, *w2 = nullptr;
 
   /// Relative tables lie in a ring of two zeros, so that a row or column moved to the ring's edge reads zeros.
-  __host__ __device__ int ring_row() const { return 2 * table_width + 3; }
-  __host__ __device__ int ring_size() const { return (2 * table_height + 3) * ring_row(); }
+  __host__ __device__ int ring_size() const { return (2 * table_height + 3) * ring_row; }
   /// Numbers of one head's table without the ring.
   __host__ __device__ int table_row() const { return 2 * table_width - 1; }
   __host__ __device__ int table_size() const { return (2 * table_height - 1) * table_row(); }
@@ -87,7 +95,7 @@ struct BiasPoint {
 /// Blend (12) of the four numbers of a cell; `ring` is one head's table. What is not used of the result costs nothing.
 template <typename P>
 __device__ __forceinline__ BiasPoint blend_cell(const DeviceBias& b, P ring, const Cell& cell) {
-  const int at = cell.row * b.ring_row() + cell.column, below = at + b.ring_row();
+  const int at = cell.row * b.ring_row + cell.column, below = at + b.ring_row;
   const float t00 = ring[at], t01 = ring[at + 1], t10 = ring[below], t11 = ring[below + 1];
   const float top = fmaf(cell.fx, t01 - t00, t00), bottom = fmaf(cell.fx, t11 - t10, t10);
   const float right = fmaf(cell.fy, (t11 - t01) - (t10 - t00), t01 - t00);
