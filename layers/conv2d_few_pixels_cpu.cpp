@@ -106,7 +106,7 @@ namespace dattn {
 HWY_EXPORT(FewPixelsForward);
 
 bool few_pixels_suit(const Tensor& w, const Conv2dOptions& o, const Shape& target) {
-  constexpr std::int64_t kMostPixels = 64, kLeastWeights = 16384;
+  constexpr std::int64_t kMostPixels = 200, kLeastWeights = 16384;
   return o.groups == 1 && target.rows() <= kMostPixels && target.elements() > 0 && w.elements() >= kLeastWeights;
 }
 

@@ -266,14 +266,15 @@ void winograd_pool_backward_data(const Tensor& dy, const Tensor& taps, const Ten
 // Multiplications by one filter for an image: of the direct sum, which leaves out the padding, and of the squares with
 // about a quarter more for their transforms; and what transforming a filter costs, in multiplications.
 bool winograd_suits(const Tensor& w, const Conv2dOptions& o, const Shape& source, const Shape& target) {
-  constexpr std::int64_t kLeastChannels = 16, kFilterTransform = 200;
+  constexpr std::int64_t kLeastChannels = 16, kCached = 1 << 18;  // filters that stay in the cache, transformed
+  const std::int64_t filter_transform = w.elements() <= kCached ? 200 : 700;
   if (w.dtype() != Dtype::float32 || w.size(1) != 3 || w.size(2) != 3) return false;
   if (o.stride != 1 || o.dilation != 1 || o.groups != 1) return false;
   if (source[3] < kLeastChannels || target[3] < kLeastChannels) return false;
   const auto taps = [](std::int64_t from, std::int64_t to) { return 3 * std::min(from, to) - (from == to ? 2 : 0); };
   const std::int64_t direct = taps(source[1], target[1]) * taps(source[2], target[2]);
   const std::int64_t squares = (target[1] + 3) / 4 * ((target[2] + 3) / 4);
-  return target[0] * (direct - squares * 45) > kFilterTransform;
+  return target[0] * (direct - squares * 45) > filter_transform;
 }
 
 }  // namespace dattn
