@@ -33,24 +33,23 @@ void fill_mask(const Plan& plan, const DropoutMask& dropout, const Tile& t, T* m
 
 // --- forward ---
 
-constexpr double kLog2E = 1.44269504088896340736, kLn2 = 0.693147180559945309417;
-
-// 2^x for x that is zero or less, or hardly more; under -125 (float) the result is as small as that of -125. NaN stays
-// NaN.
+// e^(s - shift), for differences that are zero or less, or hardly more; under -86 (float) the result is as small as
+// that of -86. NaN stays NaN.
 template <typename D>
-HWY_INLINE hn::Vec<D> power_of_two(D d, hn::Vec<D> x) {
+HWY_INLINE hn::Vec<D> exp_below(D d, hn::Vec<D> s, hn::Vec<D> shift) {
   using T = hn::TFromD<D>;
   if constexpr (std::is_same_v<T, double>) {
-    return exp(d, hn::Mul(x, hn::Set(d, kLn2)));
+    return exp(d, hn::Sub(s, shift));
   } else {
-    // x = n + r with |r| <= 1/2, and 2^r = 1 + r P(r), P interpolated at Chebyshev's nodes to 1e-8. Adding kRound
-    // leaves n, rounded, in the lowest bits of a float, from where it is added to the exponent.
+    // x = (n + r) ln 2 with |r| <= 1/2, and 2^r = 1 + r P(r), P interpolated at Chebyshev's nodes to 1e-8. Adding
+    // kRound leaves n, rounded, in the lowest bits of a float, from where it is added to the exponent.
     constexpr float kRound = 0x1.8p23f;
     constexpr float kTerms[] = {0.693147182f,   0.240226507f,   0.0555035695f,
                                 0.00961808302f, 0.00133908633f, 0.000154531634f};
-    x = hn::Max(hn::Set(d, -125.0f), x);
-    const auto shifted = hn::Add(x, hn::Set(d, kRound));
-    const auto r = hn::Sub(x, hn::Sub(shifted, hn::Set(d, kRound)));
+    const auto log2e = hn::Set(d, 1.44269504f);
+    const auto x = hn::Max(hn::Set(d, -86.0f), hn::Sub(s, shift));
+    const auto shifted = hn::MulAdd(x, log2e, hn::Set(d, kRound));
+    const auto r = hn::MulSub(x, log2e, hn::Sub(shifted, hn::Set(d, kRound)));
     auto p = hn::Set(d, kTerms[5]);
 #pragma GCC unroll 8
     for (int k = 4; k >= 0; --k) p = hn::MulAdd(p, r, hn::Set(d, kTerms[k]));
@@ -58,12 +57,6 @@ HWY_INLINE hn::Vec<D> power_of_two(D d, hn::Vec<D> x) {
     const hn::RebindToUnsigned<D> du;
     return hn::BitCast(d, hn::Add(hn::BitCast(du, y), hn::ShiftLeft<23>(hn::BitCast(du, shifted))));
   }
-}
-
-// e^(s - shift), from the shift in base 2, shift * log2 e.
-template <typename D>
-HWY_INLINE hn::Vec<D> exp_below(D d, hn::Vec<D> s, hn::Vec<D> shift) {
-  return power_of_two(d, hn::MulSub(s, hn::Set(d, static_cast<hn::TFromD<D>>(kLog2E)), shift));
 }
 
 // Largest scores of one vector of queries over a tile's samples; in two chains, as one alone would wait for each
@@ -89,11 +82,10 @@ void softmax_step(const Tile& t, std::int64_t head_channels, T* s, T* most, T* s
   for (std::int64_t i = 0; i < t.queries; i += lane_count<T>()) {
     const auto before = hn::LoadU(d, most + i);
     const auto peak = hn::Max(before, column_max(t, s + i));
-    const auto shift = hn::Mul(peak, hn::Set(d, static_cast<T>(kLog2E)));
-    const auto shrink = exp_below(d, before, shift);
+    const auto shrink = exp_below(d, before, peak);
     auto total = hn::Mul(hn::LoadU(d, sum + i), shrink);
     for (std::int64_t j = 0; j < samples; ++j) {
-      const auto e = exp_below(d, hn::LoadU(d, s + j * stride + i), shift);
+      const auto e = exp_below(d, hn::LoadU(d, s + j * stride + i), peak);
       total = hn::Add(total, e);
       hn::StoreU(e, d, s + j * stride + i);
     }
@@ -278,7 +270,7 @@ void attend_tile_backward(const Plan& plan, const Bias<T>& bias, const DropoutMa
   }
 }
 
-// Loads a tile's queries, mix gradients, lse in base 2 and Delta (18). Padding has lse so large that its weights are
+// Loads a tile's queries, mix gradients, lse and Delta (18). Padding has lse so large that its weights are
 // zero.
 template <typename S, typename T>
 void load_tile(const Plan& plan, const Tile& t, const S* q, const S* dmix, const T* mix, const T* lse, T scale,
@@ -287,8 +279,7 @@ void load_tile(const Plan& plan, const Tile& t, const S* q, const S* dmix, const
   pack_columns(plan, dmix, t.queries, T(1), t.stride, b.dmix.data());
   pack_rows(plan, q, t.queries, b.q_rows.data());
   pack_rows(plan, dmix, t.queries, b.dmix_rows.data());
-  for (std::int64_t i = 0; i < t.queries; ++i) b.lse[static_cast<std::size_t>(i)] = lse[i] * static_cast<T>(kLog2E);
-  std::fill(b.lse.data() + t.queries, b.lse.data() + t.stride, std::numeric_limits<T>::max());
+  std::fill(std::copy_n(lse, t.queries, b.lse.data()), b.lse.data() + t.stride, std::numeric_limits<T>::max());
   std::fill_n(b.delta.data(), t.stride, T(0));
   for (std::int64_t i = 0; i < t.queries; ++i) {
     b.delta[static_cast<std::size_t>(i)] = dot(plan.head_channels, dmix + i * plan.channels, mix + i * plan.channels);
