@@ -1,7 +1,8 @@
-// The caching pool: one intrusive free list for each size class.
+// The caching pool: one intrusive free list for each size class of small blocks, and a list of large ones.
 #include "core/memory.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -12,6 +13,7 @@
 #include <new>
 
 #include "core/error.h"
+#include "core/large_blocks.h"
 #include "core/parallel.h"
 
 namespace dattn {
@@ -27,6 +29,13 @@ constexpr bool kCaching = true;
 constexpr int kSteps = 8;  // classes to a power of two
 constexpr int kClasses = 64 * kSteps;
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
+constexpr std::size_t kLarge = std::size_t{1} << 20;  // blocks from here on are split and joined
+
+bool is_large(std::size_t bytes) { return kCaching && bytes >= kLarge; }
+
+std::size_t machine_memory() {
+  return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+}
 
 // Class c holds blocks of class_bytes(c): 64, then eight sizes between each power of two and the next.
 int class_of(std::size_t bytes) {
@@ -53,7 +62,8 @@ struct CachingPool {
   std::array<FreeBlock*, kClasses> free{};
   std::array<FreeBlock*, kClasses> free_scratch{};
   std::array<int, kClasses> scratch_blocks{};  // all there are, free or not
-  PoolStatistics statistics;
+  LargeBlocks large{machine_memory()};
+  PoolStatistics statistics;  // `cached` and `system_requests` without those of large blocks
 
   void hand_out(std::size_t size) {
     statistics.in_use += size;
@@ -85,25 +95,49 @@ void give_to_system(FreeBlock*& first) {
   }
 }
 
-// A new block; where there is none, what lies in the caches is given back first.
-void* from_system(std::unique_lock<std::mutex>& lock, std::size_t size) {
-  void* block = try_system(size);
-  auto& p = the_pool();
+void trim(CachingPool& p) {
+  for (int c = 0; c < kClasses; ++c) {
+    give_to_system(p.free[c]);
+    for (FreeBlock* block = p.free_scratch[c]; block; block = block->next) --p.scratch_blocks[c];
+    give_to_system(p.free_scratch[c]);
+  }
+  p.statistics.cached = 0;
+  p.large.trim();
+}
+
+// A block of attempt(); where there is none, what lies in the caches is given back first.
+template <typename Attempt>
+void* from_system(CachingPool& p, std::size_t size, const Attempt& attempt) {
+  void* block = attempt();
   if (!block) {
-    lock.unlock();
-    pool::trim();
-    lock.lock();
-    block = try_system(size);
+    trim(p);
+    block = attempt();
   }
   check(block, "memory: the system has no {} bytes more ({} are in use)\nhint: try a smaller batch size", size,
         p.statistics.in_use);
+  return block;
+}
+
+void* new_block(CachingPool& p, std::size_t size) {
+  void* block = from_system(p, size, [=] { return try_system(size); });
   ++p.statistics.system_requests;
   return block;
 }
 
-int checked_class_of(std::size_t bytes) {
+void* small_block(CachingPool& p, int c) {
+  FreeBlock* block = p.free[c];
+  if (!block) return new_block(p, class_bytes(c));
+  p.free[c] = block->next;
+  p.statistics.cached -= class_bytes(c);
+  return block;
+}
+
+std::size_t block_bytes(std::size_t bytes) {
+  return is_large(bytes) ? LargeBlocks::rounded(bytes) : class_bytes(class_of(bytes));
+}
+
+void check_size(std::size_t bytes) {
   check(bytes <= std::size_t{1} << 46, "memory: a block of {} bytes was asked for, which no machine has", bytes);
-  return class_of(bytes);
 }
 
 }  // namespace
@@ -111,44 +145,39 @@ int checked_class_of(std::size_t bytes) {
 namespace pool {
 
 void* allocate(std::size_t bytes) {
-  const int c = checked_class_of(bytes);
-  const std::size_t size = class_bytes(c);
+  check_size(bytes);
+  const std::size_t size = block_bytes(bytes);
   auto& p = the_pool();
-  std::unique_lock lock(p.mutex);
-  void* block = p.free[c];
-  if (block) {
-    p.free[c] = p.free[c]->next;
-    p.statistics.cached -= size;
-  } else {
-    block = from_system(lock, size);
-  }
+  std::scoped_lock lock(p.mutex);
+  void* block =
+      is_large(bytes) ? from_system(p, size, [&] { return p.large.allocate(size); }) : small_block(p, class_of(bytes));
   p.hand_out(size);
   return block;
 }
 
 void release(void* block, std::size_t bytes) noexcept {
   if (!block) return;
-  const int c = class_of(bytes);
+  const std::size_t size = block_bytes(bytes);
   auto& p = the_pool();
   std::scoped_lock lock(p.mutex);
-  p.statistics.in_use -= class_bytes(c);
-  if constexpr (kCaching) {
-    p.free[c] = new (block) FreeBlock{p.free[c]};
-    p.statistics.cached += class_bytes(c);
-  } else {
-    std::free(block);
-  }
+  p.statistics.in_use -= size;
+  if (is_large(bytes)) return p.large.release(static_cast<std::byte*>(block), size);
+  if constexpr (!kCaching) return std::free(block);
+  FreeBlock*& first = p.free[class_of(bytes)];
+  first = new (block) FreeBlock{first};
+  p.statistics.cached += size;
 }
 
 void* allocate_scratch(std::size_t bytes) {
   if (!kCaching || !inside_tile()) return allocate(bytes);
-  const int c = checked_class_of(bytes);
+  check_size(bytes);
+  const int c = class_of(bytes);
   const std::size_t size = class_bytes(c);
   auto& p = the_pool();
-  std::unique_lock lock(p.mutex);
+  std::scoped_lock lock(p.mutex);
   for (const int enough = (scratch_held[c] + 1) * (thread_count() + 1);
        p.scratch_blocks[c] < enough || !p.free_scratch[c];) {
-    void* block = from_system(lock, size);
+    void* block = new_block(p, size);
     p.free_scratch[c] = new (block) FreeBlock{p.free_scratch[c]};
     ++p.scratch_blocks[c];
     p.statistics.cached += size;
@@ -175,7 +204,10 @@ void release_scratch(void* block, std::size_t bytes) noexcept {
 PoolStatistics statistics() {
   auto& p = the_pool();
   std::scoped_lock lock(p.mutex);
-  return p.statistics;
+  PoolStatistics all = p.statistics;
+  all.cached += p.large.cached();
+  all.system_requests += p.large.system_requests();
+  return all;
 }
 
 void reset_peak() {
@@ -187,12 +219,7 @@ void reset_peak() {
 void trim() {
   auto& p = the_pool();
   std::scoped_lock lock(p.mutex);
-  for (int c = 0; c < kClasses; ++c) {
-    give_to_system(p.free[c]);
-    for (FreeBlock* block = p.free_scratch[c]; block; block = block->next) --p.scratch_blocks[c];
-    give_to_system(p.free_scratch[c]);
-  }
-  p.statistics.cached = 0;
+  dattn::trim(p);
 }
 
 }  // namespace pool

@@ -17,12 +17,13 @@ inline constexpr std::size_t kAlignment = 64;
 struct PoolStatistics {
   std::size_t in_use = 0;       ///< handed out now
   std::size_t peak_in_use = 0;  ///< the most handed out at once since the last reset_peak()
-  std::size_t cached = 0;       ///< given back and kept for the next request
+  std::size_t cached = 0;       ///< kept for the next request
   std::uint64_t system_requests = 0;
 };
 
-/// Caching allocator for CPU memory: size classes an eighth of a power of two apart, so a block is at most an eighth
-/// too large. Thread-safe. Under AddressSanitizer it caches nothing, so that errors show.
+/// Caching allocator for CPU memory. Blocks below a megabyte have size classes an eighth of a power of two apart, so a
+/// block is at most an eighth too large; larger ones are split and joined (core/large_blocks.h). Thread-safe. Under
+/// AddressSanitizer it caches nothing, so that errors show.
 namespace pool {
 /// At least `bytes` bytes, aligned to kAlignment, contents undefined. Throws Error when the system has no more.
 void* allocate(std::size_t bytes);

@@ -64,14 +64,38 @@ TEST(Pool, CountsWhatIsCachedAndThePeak) {
   EXPECT_EQ(pool::statistics().cached, 0u);
   const std::size_t before = pool::statistics().in_use;
   pool::reset_peak();
-  void* block = pool::allocate(1 << 20);
-  pool::release(block, 1 << 20);
-  EXPECT_EQ(pool::statistics().peak_in_use, before + (1 << 20));
-  EXPECT_EQ(pool::statistics().cached, kCaching ? std::size_t{1} << 20 : 0u);
+  void* block = pool::allocate(1 << 19);
+  pool::release(block, 1 << 19);
+  EXPECT_EQ(pool::statistics().peak_in_use, before + (1 << 19));
+  EXPECT_EQ(pool::statistics().cached, kCaching ? std::size_t{1} << 19 : 0u);
   pool::reset_peak();
   EXPECT_EQ(pool::statistics().peak_in_use, before);
   pool::trim();
   EXPECT_EQ(pool::statistics().cached, 0u);
+}
+
+TEST(Pool, LargeBlocksAreSplitAndJoined) {
+  if (!kCaching) GTEST_SKIP() << "the pool caches nothing under AddressSanitizer";
+  constexpr std::size_t kMiB = std::size_t{1} << 20;
+  pool::trim();
+  const std::size_t before = pool::statistics().in_use;
+  void* whole = pool::allocate(64 * kMiB);
+  EXPECT_EQ(pool::statistics().in_use, before + 64 * kMiB);
+  pool::release(whole, 64 * kMiB);
+  EXPECT_EQ(pool::statistics().cached, 64 * kMiB);
+  const auto requests = pool::statistics().system_requests;
+  void *a = pool::allocate(40 * kMiB), *b = pool::allocate(24 * kMiB);
+  EXPECT_EQ(pool::statistics().cached, 0u);
+  std::memset(a, 1, 40 * kMiB), std::memset(b, 2, 24 * kMiB);
+  EXPECT_EQ(static_cast<unsigned char*>(a)[40 * kMiB - 1], 1);
+  pool::release(a, 40 * kMiB), pool::release(b, 24 * kMiB);
+  void* again = pool::allocate(64 * kMiB);
+  EXPECT_EQ(again, whole);
+  EXPECT_EQ(pool::statistics().system_requests, requests);
+  pool::release(again, 64 * kMiB);
+  pool::trim();
+  EXPECT_EQ(pool::statistics().cached, 0u);
+  EXPECT_EQ(pool::statistics().in_use, before);
 }
 
 TEST(Pool, ASecondIdenticalStepAsksTheSystemForNothing) {
@@ -100,16 +124,30 @@ TEST(Pool, ThreadsShareIt) {
       for (std::size_t k = 0; k < size; k += 63) ASSERT_EQ(scratch[k], mark);
     }
   };
+  const auto large_work = [](unsigned char mark) {
+    for (std::size_t i = 0; i < 200; ++i) {
+      const std::size_t size = (std::size_t{1} << 20) + i % 7 * 700'000;
+      auto* block = static_cast<unsigned char*>(pool::allocate(size));
+      for (std::size_t k = 0; k < size; k += 4096) block[k] = mark;
+      for (std::size_t k = 0; k < size; k += 4096) ASSERT_EQ(block[k], mark);
+      pool::release(block, size);
+    }
+  };
   const std::size_t before = pool::statistics().in_use;
-  std::thread one(work, 1), two(work, 2);
-  one.join();
-  two.join();
+  std::thread one(work, 1), two(work, 2), three(large_work, 3), four(large_work, 4);
+  for (std::thread* thread : {&one, &two, &three, &four}) thread->join();
   EXPECT_EQ(pool::statistics().in_use, before);
 }
 
 TEST(Pool, RefusesWhatNoMachineHas) {
   EXPECT_EQ(error_text([] { pool::allocate(std::size_t{1} << 50); }),
             "memory: a block of 1125899906842624 bytes was asked for, which no machine has");
+}
+
+TEST(Pool, SaysWhereTheSystemHasNoMore) {
+  const std::string text = error_text([] { pool::allocate(std::size_t{1} << 46); });
+  EXPECT_TRUE(text.starts_with("memory: the system has no 70368744177664 bytes more (")) << text;
+  EXPECT_TRUE(text.ends_with(" are in use)\nhint: try a smaller batch size")) << text;
 }
 
 TEST(Scratch, HoldsItsCountAndGivesItBack) {
