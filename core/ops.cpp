@@ -5,6 +5,8 @@
 #include <array>
 #include <vector>
 
+#include "core/saved.h"
+
 namespace dattn {
 
 namespace {
@@ -101,9 +103,12 @@ Tensor scale(const Tensor& x, double factor) {
 
 namespace {
 struct CastNode : Node {
-  Dtype before = Dtype::float32;
+  Dtype before = Dtype::float32, after = Dtype::float32;
+  Saved x;  // only where it is made again
   const char* name() const override { return "cast"; }
   void backward(const Tensor& dy) override { give(0, dy.to(before)); }
+  int sweeps() const override { return x.sweeps() > 0 ? x.sweeps() + 1 : 0; }
+  Tensor again() const override { return x.get().to(after); }
 };
 }  // namespace
 
@@ -112,7 +117,10 @@ Tensor cast(const Tensor& x, Dtype dtype) {
   check(floating(x.dtype()) && floating(dtype), "cast: expected floating types, got {} to {}", describe("x", x),
         name(dtype));
   if (x.dtype() == dtype) return x;
-  return record<CastNode>(x.to(dtype), {x}, {}, [&](CastNode& node) { node.before = x.dtype(); });
+  return record<CastNode>(x.to(dtype), {x}, {}, [&](CastNode& node) {
+    node.before = x.dtype(), node.after = dtype;
+    if (const Saved saved(x); saved.sweeps() > 0) node.x = saved;
+  });
 }
 
 // --- matmul ---
@@ -218,14 +226,20 @@ Tensor mean(const Tensor& x, int dim) {
 
 namespace {
 struct ReshapeNode : Node {
-  Shape before;
+  Shape before, after;
+  Saved x;  // only where it is made again
   const char* name() const override { return "reshape"; }
   void backward(const Tensor& dy) override { give(0, dy.view(before)); }
+  int sweeps() const override { return x.sweeps(); }
+  Tensor again() const override { return x.get().view(after); }
 };
 }  // namespace
 
 Tensor reshape(const Tensor& x, const Shape& shape) {
-  return record<ReshapeNode>(x.view(shape), {x}, {}, [&](ReshapeNode& node) { node.before = x.shape(); });
+  return record<ReshapeNode>(x.view(shape), {x}, {}, [&](ReshapeNode& node) {
+    node.before = x.shape(), node.after = shape;
+    if (const Saved saved(x); saved.sweeps() > 0) node.x = saved;
+  });
 }
 
 Tensor reshape(const Tensor& x, std::initializer_list<std::int64_t> sizes) {

@@ -1,29 +1,38 @@
 // Activations and softmax: checks and nodes. Their loops are in activation_cpu.cpp.
 #include "layers/activation.h"
 
+#include "core/saved.h"
+
 namespace dattn {
 
 // --- element by element ---
 
 namespace {
 
+Tensor activated(Activation kind, const Tensor& x) {
+  Tensor y = Tensor::like(x);
+  activation_forward(kind, x, y);
+  return y;
+}
+
 struct ActivationNode : Node {
   Activation kind;
-  Tensor saved;  // y or x
+  Saved saved;  // y or x
   const char* name() const override { return dattn::name(kind); }
   void backward(const Tensor& dy) override {
     Tensor dx = Tensor::like(dy);
-    activation_backward(kind, dy, saved, dx);
+    activation_backward(kind, dy, saved.get(), dx);
     give(0, std::move(dx));
   }
+  int sweeps() const override { return saves_output(kind) ? 0 : saved.sweeps() + 1; }
+  Tensor again() const override { return activated(kind, saved.get()); }
 };
 
 Tensor activate(Activation kind, const Tensor& x) {
-  Tensor y = Tensor::like(x);
-  activation_forward(kind, x, y);
+  const Tensor y = activated(kind, x);
   return record<ActivationNode>(y, {x}, {}, [&](ActivationNode& node) {
     node.kind = kind;
-    node.saved = (saves_output(kind) ? y : x).detach();
+    node.saved = saves_output(kind) ? y : x;
   });
 }
 

@@ -2,16 +2,28 @@
 #include "layers/batchnorm.h"
 
 #include "core/ops.h"
+#include "core/saved.h"
 
 namespace dattn {
 
 namespace {
 
-// What both nodes keep: x is the producer's own tensor, the rest is [C].
+Tensor forward(const Tensor& x, const Tensor& mean, const Tensor& var, const Parameter& weight, const Parameter& bias,
+               double eps) {
+  Tensor y = Tensor::like(x);
+  batchnorm_forward(x, mean, var, weight.value(), bias.value(), eps, y);
+  return y;
+}
+
+// What both nodes keep.
 struct BatchNormNode : Node {
-  Tensor x, mean, var;
+  Saved x;
+  Tensor mean, var;  // [C]
   Parameter weight, bias;
   double eps = 0;
+
+  int sweeps() const override { return x.sweeps() + 1; }
+  Tensor again() const override { return forward(x.get(), mean, var, weight, bias, eps); }
 
   // Adds the gradients of the parameters from the sums over the batch.
   void add_parameter_gradients(const Tensor& sum_dy, const Tensor& sum_dy_xhat) {
@@ -23,12 +35,13 @@ struct BatchNormNode : Node {
 struct BatchNormTrainingNode : BatchNormNode {
   const char* name() const override { return "batchnorm2d"; }
   void backward(const Tensor& dy) override {
+    const Tensor input = x.get();
     Tensor sum_dy = Tensor::like(mean), sum_dy_xhat = Tensor::like(mean);  // [C]
-    batchnorm_backward_sums(dy, x, mean, var, eps, sum_dy, sum_dy_xhat);
+    batchnorm_backward_sums(dy, input, mean, var, eps, sum_dy, sum_dy_xhat);
     add_parameter_gradients(sum_dy, sum_dy_xhat);
     if (!needs(0)) return;
     Tensor dx = Tensor::like(dy);
-    batchnorm_backward(dy, x, mean, var, weight.value(), eps, sum_dy, sum_dy_xhat, dx);
+    batchnorm_backward(dy, input, mean, var, weight.value(), eps, sum_dy, sum_dy_xhat, dx);
     give(0, std::move(dx));
   }
 };
@@ -39,7 +52,7 @@ struct BatchNormEvaluationNode : BatchNormNode {
     if (bias.trainable() || weight.trainable()) {
       Tensor sum_dy = Tensor::like(mean), sum_dy_xhat;  // [C]
       if (weight.trainable()) sum_dy_xhat = Tensor::like(mean);
-      batchnorm_backward_sums(dy, x, mean, var, eps, sum_dy, sum_dy_xhat);
+      batchnorm_backward_sums(dy, x.get(), mean, var, eps, sum_dy, sum_dy_xhat);
       add_parameter_gradients(sum_dy, sum_dy_xhat);
     }
     if (!needs(0)) return;
@@ -91,8 +104,7 @@ BatchNorm2d::Moments BatchNorm2d::moments(const Tensor& x) {
 
 Tensor BatchNorm2d::operator()(const Tensor& x) {
   const auto [mean, var] = moments(x);
-  Tensor y = Tensor::like(x);
-  batchnorm_forward(x, mean, var, weight.value(), bias.value(), options.eps, y);
+  Tensor y = forward(x, mean, var, weight, bias, options.eps);
   const auto fill = [&, &mean = mean, &var = var](BatchNormNode& node) {
     node.x = x;
     node.mean = mean;

@@ -1,6 +1,7 @@
 // Convolution: checks, node and module. Its loops are in conv2d_cpu.cpp and depthwise_conv2d_cpu.cpp.
 #include "layers/conv2d.h"
 
+#include "core/saved.h"
 #include "layers/init.h"
 #include "layers/linear.h"
 
@@ -38,11 +39,17 @@ void backward_filter(Kind kind, const Tensor& dy, const Tensor& x, const Conv2dO
   (kind == Kind::depthwise ? depthwise_conv2d_backward_filter : conv2d_backward_filter)(dy, x, o, dw);
 }
 
+// Products to one output: with few of them a convolution is a sweep.
+std::int64_t products(const Tensor& w) { return w.size(1) * w.size(2) * w.size(3); }
+constexpr std::int64_t kFewProducts = 16;
+
 struct Conv2dNode : Node {
-  Tensor x;  // only where the filters are trained
+  Saved x;       // only where the filters are trained or the output is made again
+  Saved addend;  // only where the output is made again
+  bool made_again = false;
   Parameter weight, bias;
   Conv2dOptions options;
-  Shape x_shape;
+  Shape x_shape, y_shape;
   Kind kind;
 
   const char* name() const override { return "conv2d"; }
@@ -52,11 +59,25 @@ struct Conv2dNode : Node {
       backward_data(kind, dy, weight.value(), options, dx);
       give(0, std::move(dx));
     }
-    if (weight.trainable()) backward_filter(kind, dy, x, options, weight.grad());
+    if (weight.trainable()) backward_filter(kind, dy, x.get(), options, weight.grad());
     if (bias.trainable()) bias_backward(dy, bias.grad());
     if (inputs.size() > 1) give(1, dy);  // an addend
   }
+  int sweeps() const override { return made_again ? x.sweeps() + addend.sweeps() + 1 : 0; }
+  Tensor again() const override {
+    const Tensor input = x.get();
+    Tensor y = Tensor::empty(y_shape, input.dtype(), input.device());
+    forward(kind, input, weight.value(), bias ? bias.value() : Tensor(), addend.get(), options, y);
+    return y;
+  }
 };
+
+// Whether y is made again: by few products, from an x that is kept anyway or is small beside it, and from an addend
+// that is made again itself.
+bool can_make_again(const Tensor& y, const Tensor& x, const Parameter& weight, const Tensor& addend) {
+  return worth_making_again(y) && products(weight.value()) <= kFewProducts &&
+         (weight.trainable() || 4 * x.bytes() <= y.bytes()) && (!addend || Saved(addend).sweeps() > 0);
+}
 
 std::string shapes_of(const Tensor& x, const Tensor& w) { return fmt::format("(x {}, w {})", x.shape(), w.shape()); }
 
@@ -118,10 +139,12 @@ Tensor apply(const Tensor& x, const Parameter& weight, const Parameter& bias, co
   }
   forward(kind, x, w, bias ? bias.value() : Tensor(), addend, options, y);
   const Tensor inputs[] = {x, addend};
-  const auto fill = [&](Conv2dNode& node) {
-    if (weight.trainable()) node.x = x.detach();
+  const auto fill = [&, made_again = can_make_again(y, x, weight, addend), y_shape = y.shape()](Conv2dNode& node) {
+    if (weight.trainable() || made_again) node.x = x;
+    if (made_again && addend) node.addend = addend;
+    node.made_again = made_again;
     node.weight = weight, node.bias = bias, node.options = options;
-    node.x_shape = x.shape(), node.kind = kind;
+    node.x_shape = x.shape(), node.y_shape = y_shape, node.kind = kind;
   };
   const Parameter parameters[] = {weight, bias};
   return record<Conv2dNode>(std::move(y), std::span(inputs, addend ? 2 : 1), std::span(parameters), fill);

@@ -1,6 +1,7 @@
 // Convolution with max pooling: node, and the CPU kernels, which choose between tiles, Winograd's and two steps.
 #include "layers/conv2d_max_pool.h"
 
+#include "core/saved.h"
 #include "layers/conv2d_tiles.h"
 #include "layers/linear.h"
 #include "layers/pool2d.h"
@@ -19,16 +20,18 @@ Shape convolved_shape(const Tensor& x, const Tensor& w, const Conv2dOptions& o) 
 // --- node ---
 
 struct Conv2dMaxPool2Node : Node {
-  Tensor x, taps;
+  Saved x;
+  Tensor taps;
   Parameter weight, bias;
   Conv2dOptions options;
 
   const char* name() const override { return "conv2d_max_pool2"; }
   void backward(const Tensor& dy) override {
+    const Tensor input = x.get();
     Tensor dx, dw;
-    if (needs(0)) dx = Tensor::like(x);
+    if (needs(0)) dx = Tensor::like(input);
     if (weight.trainable()) dw = weight.grad();
-    conv2d_max_pool2_backward(dy, taps, x, weight.value(), options, dx, dw);
+    conv2d_max_pool2_backward(dy, taps, input, weight.value(), options, dx, dw);
     if (needs(0)) give(0, std::move(dx));
     if (bias.trainable()) bias_backward(dy, bias.grad());
   }
@@ -88,7 +91,7 @@ Tensor conv2d_max_pool2(const Tensor& x, const Conv2d& conv) {
   Tensor taps = Tensor::empty(y.shape(), Dtype::uint8, x.device());
   conv2d_max_pool2_forward(x, conv.weight.value(), conv.bias ? conv.bias.value() : Tensor(), conv.options, y, taps);
   return record<Conv2dMaxPool2Node>(std::move(y), {x}, {conv.weight, conv.bias}, [&](Conv2dMaxPool2Node& node) {
-    node.x = x.detach(), node.taps = taps;
+    node.x = x, node.taps = taps;
     node.weight = conv.weight, node.bias = conv.bias, node.options = conv.options;
   });
 }

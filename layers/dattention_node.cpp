@@ -1,6 +1,7 @@
 // The fused operation of DAttention: its checks and its node. It samples by the kernels of grid_sample, projects by
 // those of linear.
 #include "core/ops.h"
+#include "core/saved.h"
 #include "layers/dattention.h"
 #include "layers/grid_sample.h"
 
@@ -19,11 +20,20 @@ Tensor points(const Tensor& positions) {
   return positions.view({positions.size(0), positions.size(1) * positions.size(2), positions.size(3), 2});
 }
 
+// x at the positions (4): [N,Hk,Wk,C].
+Tensor sample(const Tensor& x, const Tensor& positions) {
+  Tensor sampled = Tensor::empty({x.size(0), positions.size(1), positions.size(2), x.size(3)}, x.dtype(), x.device());
+  grid_sample_forward(x, points(positions), kSampling, sampled);
+  return sampled;
+}
+
 struct DAttentionNode : Node {
-  Tensor x, q, offsets;  // inputs
-  Tensor positions;      // [N,Hk,Wk,G,2]; undefined without offsets, as `sampled` is then x
-  Tensor sampled, k, v;  // [N,Hk,Wk,C]
-  Tensor mix, lse;       // [N,H,W,C], [N,M,H*W], exact
+  Saved x, q;
+  Tensor offsets;
+  Tensor positions;  // [N,Hk,Wk,G,2]; undefined without offsets, as the samples are then x
+  Tensor sampled;    // [N,Hk,Wk,C]; undefined where they are x or are sampled again
+  Tensor k, v;       // [N,Hk,Wk,C]
+  Tensor mix, lse;   // [N,H,W,C], [N,M,H*W], exact
   Parameter wk, bk, wv, bv;
   DAttentionBias bias;
   double factor = 0;
@@ -31,27 +41,36 @@ struct DAttentionNode : Node {
 
   const char* name() const override { return "dattention"; }
 
+  // What is done with is released on the way: this is where a network's memory is at its peak.
   void backward(const Tensor& dmix) override {
-    // Inside, gradients stay exact.
-    const Dtype exact = exact_type(k.dtype());
-    Tensor dq = Tensor::like(q), dpositions;
-    Tensor dk = Tensor::empty(k.shape(), exact, k.device()), dv = Tensor::like(dk);
+    const Dtype dtype = k.dtype();
+    Tensor dk = Tensor::empty(k.shape(), exact_type(dtype), k.device()), dv = Tensor::like(dk), dpositions;
     if (needs(2)) dpositions = Tensor::zeros(positions.shape(), positions.dtype(), positions.device());
-    Tensor from_bias = bias.moves() ? dpositions : Tensor();
-    dattention_attend_backward(dmix, q, k, v, positions, bias, mask, mix, lse, dq, dk, dv, from_bias);
-    if (needs(1)) give(1, std::move(dq));
-    project_backward(dk, sampled, wk, bk);
-    project_backward(dv, sampled, wv, bv);
+    attend_backward(dmix, dk, dv, dpositions);
+    {
+      const Tensor samples = sampled ? std::move(sampled) : positions ? sample(x.get(), positions) : x.get();
+      project_backward(dk, samples, wk, bk);
+      project_backward(dv, samples, wv, bv);
+    }
     if (!needs(0) && !needs(2)) return;
-    Tensor dsampled = Tensor::like(dk), from_values = Tensor::like(dk);  // (22)
-    linear_backward_data(dk, matrix(wk.value()), dsampled);
-    linear_backward_data(dv, matrix(wv.value()), from_values);
-    add_forward(dsampled, from_values, dsampled);
-    if (!positions.defined()) return give(0, dsampled.to(x.dtype()));
+    Tensor dsampled = projected_gradient(std::move(dk), wk);  // (22)
+    add_forward(dsampled, projected_gradient(std::move(dv), wv), dsampled);
+    if (!positions.defined()) return give(0, dsampled.to(dtype));
     sample_backward(dsampled, dpositions);
   }
 
+  int sweeps() const override { return 1; }
+  Tensor again() const override { return mix.to(k.dtype()); }
+
  private:
+  // Gives dq; inside, gradients stay exact.
+  void attend_backward(const Tensor& dmix, Tensor& dk, Tensor& dv, const Tensor& dpositions) {
+    Tensor dq = Tensor::like(dmix), from_bias = bias.moves() ? dpositions : Tensor();
+    dattention_attend_backward(dmix, q.get(), k, v, positions, bias, mask, mix, lse, dq, dk, dv, from_bias);
+    if (needs(1)) give(1, std::move(dq));
+    q = {}, k = {}, v = {}, mix = {}, lse = {};
+  }
+
   // (23)
   static void project_backward(const Tensor& dy, const Tensor& x, const Parameter& w, const Parameter& b) {
     if (w.trainable()) {
@@ -61,15 +80,22 @@ struct DAttentionNode : Node {
     if (b.trainable()) bias_backward(dy, b.grad());
   }
 
+  static Tensor projected_gradient(Tensor dy, const Parameter& w) {
+    Tensor dx = Tensor::like(dy);
+    linear_backward_data(dy, matrix(w.value()), dx);
+    return dx;
+  }
+
   void sample_backward(const Tensor& dsampled, Tensor& dpositions) {
+    const Tensor map = x.get();
     if (needs(0)) {
-      Tensor dx = Tensor::like(x);
+      Tensor dx = Tensor::like(map);
       grid_sample_backward_x(dsampled, points(positions), kSampling, dx);  // (24)
       give(0, std::move(dx));
     }
     if (needs(2)) {
       Tensor dpoints = points(dpositions);
-      grid_sample_backward_points(dsampled, x, points(positions), kSampling, dpoints);  // (25)-(26)
+      grid_sample_backward_points(dsampled, map, points(positions), kSampling, dpoints);  // (25)-(26)
       Tensor doffsets = Tensor::like(offsets);
       dattention_positions_backward(dpositions, offsets, factor, doffsets);
       give(2, std::move(doffsets));
@@ -144,8 +170,7 @@ Tensor dattention(const Tensor& x, const Tensor& q, const Tensor& offsets, const
   if (offsets.defined()) {
     positions = Tensor::like(offsets);
     dattention_positions_forward(offsets, factor, positions);  // (2)
-    sampled = Tensor::empty({x.size(0), offsets.size(1), offsets.size(2), x.size(3)}, x.dtype(), x.device());
-    grid_sample_forward(x, points(positions), kSampling, sampled);  // (4)
+    sampled = sample(x, positions);
   }
   check_bias(bias, q, offsets, heads, sampled.size(1) * sampled.size(2));
   Tensor k = Tensor::like(sampled), v = Tensor::like(sampled);
@@ -157,9 +182,9 @@ Tensor dattention(const Tensor& x, const Tensor& q, const Tensor& offsets, const
   dattention_attend_forward(q, k, v, positions, bias, mask, mix, lse);
   return record<DAttentionNode>(mix.to(q.dtype()), {x, q, offsets},
                                 {wk, bk, wv, bv, bias.table, bias.w1, bias.b1, bias.w2}, [&](DAttentionNode& node) {
-                                  node.x = x.detach(), node.q = q.detach(), node.offsets = offsets.detach();
-                                  node.positions = positions, node.sampled = sampled, node.k = k, node.v = v,
-                                  node.mix = mix, node.lse = lse;
+                                  node.x = x, node.q = q, node.offsets = offsets.detach();
+                                  node.positions = positions, node.k = k, node.v = v, node.mix = mix, node.lse = lse;
+                                  if (positions && !worth_making_again(sampled)) node.sampled = sampled;
                                   node.wk = wk, node.bk = bk, node.wv = wv, node.bv = bv, node.bias = bias;
                                   node.factor = factor, node.mask = mask;
                                 });

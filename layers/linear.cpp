@@ -1,6 +1,7 @@
 // Linear layer: checks, node and module. Its loops are in linear_cpu.cpp.
 #include "layers/linear.h"
 
+#include "core/saved.h"
 #include "layers/init.h"
 
 namespace dattn {
@@ -8,7 +9,7 @@ namespace dattn {
 namespace {
 
 struct LinearNode : Node {
-  Tensor x;  // only where the weight is trained
+  Saved x;  // only where the weight is trained
   Parameter weight, bias;
   Shape x_shape;
 
@@ -19,7 +20,7 @@ struct LinearNode : Node {
       linear_backward_data(dy, weight.value(), dx);
       give(0, std::move(dx));
     }
-    if (weight.trainable()) linear_backward_weight(dy, x, weight.grad());
+    if (weight.trainable()) linear_backward_weight(dy, x.get(), weight.grad());
     if (bias.trainable()) bias_backward(dy, bias.grad());
   }
 };
@@ -45,7 +46,7 @@ Tensor linear(const Tensor& x, const Parameter& weight, const Parameter& bias) {
   Tensor y = Tensor::empty(x.shape().with(-1, weight.shape()[0]), x.dtype(), x.device());  // y [..., out]
   linear_forward(x, weight.value(), bias ? bias.value() : Tensor(), y);
   return record<LinearNode>(std::move(y), {x}, {weight, bias}, [&](LinearNode& node) {
-    if (weight.trainable()) node.x = x.detach();
+    if (weight.trainable()) node.x = x;
     node.weight = weight, node.bias = bias, node.x_shape = x.shape();
   });
 }

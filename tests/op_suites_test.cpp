@@ -1,8 +1,9 @@
-// Every case of the table through every suite: GradCheck, Float, Bfloat16, Repeat, Accumulate (docs/design.md has the
-// bounds).
+// Every case of the table through every suite: GradCheck, Float, Bfloat16, Repeat, Accumulate, MakeAgain (docs/design.md
+// has the bounds).
 #include <gtest/gtest.h>
 
 #include "core/parallel.h"
+#include "core/saved.h"
 #include "op_compare.h"
 
 namespace dattn::test {
@@ -14,6 +15,7 @@ class Float : public Suite {};
 class Bfloat16 : public Suite {};
 class Repeat : public Suite {};
 class Accumulate : public Suite {};
+class MakeAgain : public Suite {};
 
 TEST_P(GradCheck, MatchesCentralDifferences) {
   const auto failure = gradcheck(GetParam());
@@ -54,6 +56,17 @@ TEST_P(Accumulate, ParametersAddAndActivationsDoNot) {
   expect_doubled_parameters(GetParam(), twice, once, 1e-12);
 }
 
+// Whatever backward makes again in place of keeping it, it makes the same.
+TEST_P(MakeAgain, SameBitsAsKept) {
+  for (const auto convert : {to_float32, to_bfloat16}) {
+    OpInstance kept = GetParam().make(), made = GetParam().make();
+    convert(kept), convert(made);
+    const OpResults expected = run(kept);
+    const MakeAgainAbove limit(0);
+    expect_same_bits(GetParam(), run(made), expected, "made again");
+  }
+}
+
 std::string case_name(const testing::TestParamInfo<OpCase>& info) { return info.param.name; }
 
 INSTANTIATE_TEST_SUITE_P(Ops, GradCheck, testing::ValuesIn(op_cases()), case_name);
@@ -61,6 +74,7 @@ INSTANTIATE_TEST_SUITE_P(Ops, Float, testing::ValuesIn(op_cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(Ops, Bfloat16, testing::ValuesIn(bfloat16_cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(Ops, Repeat, testing::ValuesIn(op_cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(Ops, Accumulate, testing::ValuesIn(op_cases()), case_name);
+INSTANTIATE_TEST_SUITE_P(Ops, MakeAgain, testing::ValuesIn(op_cases()), case_name);
 
 }  // namespace
 }  // namespace dattn::test

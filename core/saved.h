@@ -1,0 +1,48 @@
+// What an operation keeps of its inputs for backward: their elements, or for a large map that can be made again in a
+// few sweeps over memory, only who makes it.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "core/autograd.h"
+
+namespace dattn {
+
+/// An input of an operation as its node keeps it. A map that is worth it, and whose node can make it again from what
+/// that keeps anyway (Node::sweeps()), is not kept: get() asks its node. That is still there, since all consumers of a
+/// map run backward before its maker does. What is made again serves every consumer that asks, until the maker's turn.
+class Saved {
+ public:
+  Saved() = default;
+  Saved(const Tensor& x);  // NOLINT: a node's member takes the tensor
+
+  /// The elements, without the graph.
+  Tensor get() const;
+  /// How many sweeps over memory get() takes; 0 where the elements are kept.
+  int sweeps() const { return maker_ ? sweeps_ : 0; }
+
+ private:
+  Tensor x_;
+  std::shared_ptr<GradSlot> maker_;
+  int sweeps_ = 0;
+};
+
+/// Whether a tensor's memory is worth a sweep or two. On the CPU that of maps beyond 16 MiB is: smaller ones stay in
+/// caches, and are little beside weights and code. On a GPU, where memory is plenty beside what one can compute, none
+/// is.
+bool worth_making_again(const Tensor& x);
+
+/// For tests: while one lives, tensors above `bytes` are worth it on every device.
+class MakeAgainAbove {
+ public:
+  explicit MakeAgainAbove(std::size_t bytes);
+  ~MakeAgainAbove();
+  MakeAgainAbove(const MakeAgainAbove&) = delete;
+  MakeAgainAbove& operator=(const MakeAgainAbove&) = delete;
+
+ private:
+  std::size_t cpu_, cuda_;
+};
+
+}  // namespace dattn
