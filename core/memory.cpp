@@ -2,7 +2,7 @@
 #include "core/memory.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
+#include <sys/sysinfo.h>
 
 #include <algorithm>
 #include <array>
@@ -33,8 +33,11 @@ constexpr std::size_t kLarge = std::size_t{1} << 20;  // blocks from here on are
 
 bool is_large(std::size_t bytes) { return kCaching && bytes >= kLarge; }
 
+// Bytes of memory and swap together: more cannot be backed, whatever address space the system hands out.
 std::size_t machine_memory() {
-  return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  struct sysinfo info{};
+  sysinfo(&info);
+  return (static_cast<std::size_t>(info.totalram) + info.totalswap) * info.mem_unit;
 }
 
 // Class c holds blocks of class_bytes(c): 64, then eight sizes between each power of two and the next.
@@ -108,10 +111,11 @@ void trim(CachingPool& p) {
 // A block of attempt(); where there is none, what lies in the caches is given back first.
 template <typename Attempt>
 void* from_system(CachingPool& p, std::size_t size, const Attempt& attempt) {
-  void* block = attempt();
-  if (!block) {
-    trim(p);
+  static const std::size_t most = machine_memory();
+  void* block = nullptr;
+  if (size <= most) {
     block = attempt();
+    if (!block) trim(p), block = attempt();
   }
   check(block, "memory: the system has no {} bytes more ({} are in use)\nhint: try a smaller batch size", size,
         p.statistics.in_use);
