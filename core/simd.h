@@ -76,6 +76,17 @@ HWY_INLINE void for_lanes(std::int64_t n, F&& f) {
   for (; i < n; ++i) f(one, i);
 }
 
+/// Calls f(d, i) for i in [begin, end) by full vectors, then by halves, quarters and so on: for short loops, as over
+/// the channels of a head.
+template <typename D, typename F>
+HWY_INLINE void for_channels(D d, std::int64_t begin, std::int64_t end, F&& f) {
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  for (; begin + lanes <= end; begin += lanes) f(d, begin);
+  if constexpr (hn::MaxLanes(D()) > 1) {
+    if (begin < end) for_channels(hn::Half<D>(), begin, end, f);
+  }
+}
+
 /// Calls f(d, V, i) with V = 4 (an integral constant) where four full vectors fit, then V = 1: for loops that keep V
 /// running vectors, since one alone would wait for its own last addition.
 template <typename T, typename F>

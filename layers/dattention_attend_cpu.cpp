@@ -281,9 +281,17 @@ void load_tile(const Plan& plan, const Tile& t, const S* q, const S* dmix, const
   pack_rows(plan, dmix, t.queries, b.dmix_rows.data());
   std::fill(std::copy_n(lse, t.queries, b.lse.data()), b.lse.data() + t.stride, std::numeric_limits<T>::max());
   std::fill_n(b.delta.data(), t.stride, T(0));
-  for (std::int64_t i = 0; i < t.queries; ++i) {
-    b.delta[static_cast<std::size_t>(i)] = dot(plan.head_channels, dmix + i * plan.channels, mix + i * plan.channels);
+  const std::int64_t whole = plan.head_channels / lane_count<T>() * lane_count<T>();
+  for (std::int64_t i = 0; whole > 0 && i < t.queries; ++i) {
+    b.delta[static_cast<std::size_t>(i)] = dot(whole, dmix + i * plan.channels, mix + i * plan.channels);
   }
+  for_channels(Wide<T>(), whole, plan.head_channels, [&](auto d, std::int64_t c) HWY_ATTR {
+    for (std::int64_t i = 0; i < t.queries; ++i) {
+      const std::int64_t at = i * plan.channels + c;
+      const auto products = hn::Mul(load(d, dmix + at), load(d, mix + at));
+      b.delta[static_cast<std::size_t>(i)] += hn::GetLane(hn::SumOfLanes(d, products));
+    }
+  });
 }
 
 // Sums that tasks keep for themselves, added up in order afterwards.

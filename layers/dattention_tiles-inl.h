@@ -74,13 +74,17 @@ template <typename S, typename T>
 void scale_rows(std::int64_t rows, std::int64_t n, T scale, const S* x, std::int64_t x_step, T* y,
                 std::int64_t y_step) {
   const Wide<T> wide;
-  const One<T> one;
   const std::int64_t whole = n / lane_count<T>() * lane_count<T>();
-  for (std::int64_t r = 0; r < rows; ++r, x += x_step, y += y_step) {
-    std::int64_t c = 0;
-    for (; c < whole; c += lane_count<T>()) hn::StoreU(hn::Mul(hn::Set(wide, scale), load(wide, x + c)), wide, y + c);
-    for (; c < n; ++c) hn::StoreU(hn::Mul(hn::Set(one, scale), load(one, x + c)), one, y + c);
+  for (std::int64_t r = 0; whole > 0 && r < rows; ++r) {
+    for (std::int64_t c = 0; c < whole; c += lane_count<T>()) {
+      hn::StoreU(hn::Mul(hn::Set(wide, scale), load(wide, x + r * x_step + c)), wide, y + r * y_step + c);
+    }
   }
+  for_channels(wide, whole, n, [&](auto d, std::int64_t c) HWY_ATTR {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      hn::StoreU(hn::Mul(hn::Set(d, scale), load(d, x + r * x_step + c)), d, y + r * y_step + c);
+    }
+  });
 }
 
 // to[row][c] = from[row, head's channel c]; rows of `from` are `channels` long.

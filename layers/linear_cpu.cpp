@@ -8,6 +8,7 @@
 #include "core/gemm.h"
 #include "core/parallel.h"
 #include "core/simd.h"
+#include "hwy/cache_control.h"
 #include "layers/conv2d_block-inl.h"
 #include "layers/linear.h"
 #include "layers/row_dots-inl.h"
@@ -129,6 +130,22 @@ class Result<bfloat16> {
   Scratch<float> rows_;
 };
 
+// Asks for `elements` numbers in equal parts, one a step.
+template <typename T>
+class AskAhead {
+ public:
+  AskAhead(const T* from, std::int64_t elements, std::int64_t steps)
+      : next_(from), end_(from + elements), part_(tile_count(elements, steps)) {}
+  void step() {
+    constexpr std::int64_t kLine = 64 / sizeof(T);
+    for (const T* to = next_ + std::min(part_, end_ - next_); next_ < to; next_ += kLine) hwy::Prefetch(next_);
+  }
+
+ private:
+  const T *next_, *end_;
+  std::int64_t part_;
+};
+
 // op(w) [k,n] and b packed into panels of columns, those beyond the last zero.
 template <typename T>
 class Panels {
@@ -149,10 +166,19 @@ class Panels {
     if (b) std::copy_n(b.data<T>(), n_, start_.data());
   }
 
-  // y [rows,n] = x [rows,k] op(w) + b.
+  // y [rows,n] = x [rows,k] op(w) + b. Rows go through a few at a time, which stay in the nearest cache from panel to
+  // panel, while those that follow are asked for.
   void multiply(const T* x, std::int64_t rows, T* y) {
-    for (std::int64_t p = 0; p < panels_; ++p) {
-      for (std::int64_t r = 0; r < rows; r += kRows) multiply_rows(p, x + r * k_, rows - r, y + r * n_);
+    for (std::int64_t first = 0; first < rows; first += kRowsTogether) {
+      const std::int64_t last = std::min(rows, first + kRowsTogether);
+      AskAhead<T> ahead(x + last * k_, (std::min(rows, last + kRowsTogether) - last) * k_,
+                        panels_ * tile_count(last - first, kRows));
+      for (std::int64_t p = 0; p < panels_; ++p) {
+        for (std::int64_t r = first; r < last; r += kRows) {
+          ahead.step();
+          multiply_rows(p, x + r * k_, last - r, y + r * n_);
+        }
+      }
     }
   }
 
@@ -185,6 +211,8 @@ class Panels {
     }
   }
 
+  static constexpr std::int64_t kRowsTogether = 4 * kRows;
+
   const std::int64_t columns_ = block_columns<T>();
   const std::int64_t k_, n_, panels_;
   Scratch<T> packed_, start_;
@@ -193,16 +221,16 @@ class Panels {
 // y = x op(w) + b.
 template <typename S>
 void many_rows(const Tensor& x, Trans tw, const Tensor& w, const Tensor& b, Tensor& y) {
-  constexpr std::int64_t kTileRows = 4 * kRows;
-  const std::int64_t k = x.size(-1), n = y.size(-1);
+  constexpr std::int64_t kManyTiles = 4096;  // rows that are enough for large tiles on many threads
+  const std::int64_t rows = x.shape().rows(), k = x.size(-1), n = y.size(-1);
+  const std::int64_t tile = (rows < kManyTiles ? 4 : 16) * kRows;
   Panels<Exact<S>> panels(tw, w, b);
   const S* px = x.data<S>();
   S* py = y.data<S>();
-  parallel_for(x.shape().rows(), kTileRows, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-    const std::int64_t rows = end - begin;
-    Operand<S> in(px + begin * k, rows * k);
-    Result<S> out(py + begin * n, rows * n);
-    panels.multiply(in.data(), rows, out.data());
+  parallel_for(rows, tile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    Operand<S> in(px + begin * k, (end - begin) * k);
+    Result<S> out(py + begin * n, (end - begin) * n);
+    panels.multiply(in.data(), end - begin, out.data());
     out.store();
   });
 }

@@ -7,6 +7,10 @@
 
 namespace dattn {
 
+/// From this many images on, squares at the far borders have 3x3, 2x2 and oblong outputs where 4x4 reach beyond the
+/// map.
+inline constexpr std::int64_t kMixedSquareImages = 24;
+
 /// Whether the transforms pay: depends on types and sizes alone. `source` and `target` are the shapes of x and y, or of
 /// dy and dx for the data gradient.
 bool winograd_suits(const Tensor& w, const Conv2dOptions& options, const Shape& source, const Shape& target);

@@ -2,7 +2,7 @@
 // a square of 6x6 pixels,
 //   y = A' [sum over channels of (G w G') * (B' d B)] A        (4x4 pixels)
 // where * multiplies the 36 places one by one: for each place, a matrix product over channels. Squares go through in
-// blocks, whose transforms stay in the cache.
+// blocks, whose transforms stay in the cache; smaller squares at the far borders have fewer places.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "layers/winograd_cpu.cpp"
 #include "hwy/foreach_target.h"
@@ -24,15 +24,16 @@ constexpr std::int64_t kGroupColumns = 64;  // output channels whose products wa
 template <class Source, class Target>
 class Winograd {
  public:
+  // For `images` maps of height x width outputs, before any pooling.
   Winograd(const Source& source, const Tensor& w, const Tensor& b, bool gradient, const Target& target,
-           std::int64_t images)
+           std::int64_t images, std::int64_t height, std::int64_t width)
       : gradient_(gradient),
         source_(source),
         target_(target),
         w_(w),
-        squares_(images * target_.rows * target_.columns),
         block_(block_squares(source_.C, target_.C)),
-        few_(tile_count(squares_, block_) < kFewBlocks),
+        cuts_(images, height, width, block_, images >= kMixedSquareImages),
+        few_(cuts_.blocks() < kFewBlocks),
         columns_(few_ ? std::min(block_columns<float>(), kFewVectors * lanes_) : block_columns<float>()),
         panels_(tile_count(target_.C, columns_)),
         start_(static_cast<std::size_t>(panels_ * columns_)),
@@ -59,16 +60,17 @@ class Winograd {
     gradient_ ? pack_flipped(filters.data()) : pack_panels(filters.data());
     const std::int64_t group = std::max<std::int64_t>(1, kGroupColumns / columns_);
     const Places in(block_, source_.C), out(block_, group * columns_);
-    parallel_for(squares_, block_, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    parallel_for(cuts_.blocks(), 1, [&](std::int64_t index, std::int64_t) HWY_ATTR {
       Scratch<float> v(in.size()), m(out.size());
-      transform_block(begin, end, in, v.data());
+      const Block block = cuts_.block(index);
+      transform_block(block, in, v.data());
       for (std::int64_t panel = 0; panel < panels_; panel += group) {
         const std::int64_t last = std::min(panels_, panel + group);
         for (std::int64_t p = panel; p < last; ++p) {
-          multiply_panel(p, filters.data() + p * panel_size(), end - begin, in, v.data(), out,
+          multiply_panel(p, filters.data() + p * panel_size(), block, in, v.data(), out,
                          m.data() + (p - panel) * columns_);
         }
-        write_squares(begin, end, panel * columns_, last * columns_, out, m.data());
+        write_squares(block, panel * columns_, last * columns_, out, m.data());
       }
     });
   }
@@ -77,26 +79,32 @@ class Winograd {
   void run_panels() {
     Scratch<float> flipped(gradient_ ? all_panels() : 0);
     if (gradient_) pack_flipped(flipped.data());
-    const Places in(squares_, source_.C), out(block_, columns_);
-    Scratch<float> v(in.size());
-    parallel_for(squares_, kTransformed, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-      transform_block(begin, end, in, v.data() + begin * in.row);
+    const Places in(block_, source_.C), out(block_, columns_);
+    Scratch<float> v(static_cast<std::size_t>(cuts_.blocks()) * in.size());
+    const auto transformed = [&](std::int64_t index) { return v.data() + static_cast<std::size_t>(index) * in.size(); };
+    const std::int64_t parts = tile_count(block_, kTransformed);
+    parallel_for(cuts_.blocks() * parts, 1, [&](std::int64_t index, std::int64_t) HWY_ATTR {
+      Block part = cuts_.block(index / parts);
+      const std::int64_t first = index % parts * kTransformed;
+      part.end = std::min(part.end, part.begin + first + kTransformed);
+      part.begin += first;
+      transform_block(part, in, transformed(index / parts) + first * in.row);
     });
     parallel_for(panels_, 1, [&](std::int64_t panel, std::int64_t) HWY_ATTR {
       Scratch<float> packed(static_cast<std::size_t>(gradient_ ? 0 : panel_size())), m(out.size());
       if (!gradient_) pack_panel(panel, packed.data());
       const float* filters = gradient_ ? flipped.data() + panel * panel_size() : packed.data();
-      for (std::int64_t begin = 0; begin < squares_; begin += block_) {
-        const std::int64_t end = std::min(squares_, begin + block_);
-        multiply_panel(panel, filters, end - begin, in, v.data() + begin * in.row, out, m.data());
-        write_squares(begin, end, panel * columns_, (panel + 1) * columns_, out, m.data());
+      for (std::int64_t index = 0; index < cuts_.blocks(); ++index) {
+        const Block block = cuts_.block(index);
+        multiply_panel(panel, filters, block, in, transformed(index), out, m.data());
+        write_squares(block, panel * columns_, (panel + 1) * columns_, out, m.data());
       }
     });
   }
 
-  void transform_block(std::int64_t begin, std::int64_t end, const Places& in, float* v) const {
+  void transform_block(const Block& block, const Places& in, float* v) const {
     auto* zeros = reinterpret_cast<typename Source::Element*>(zeros_.data());
-    transform_squares<InputTransform>(source_, begin, end, zeros, in, v);
+    transform_squares<InputTransform>(source_, block, zeros, in, v);
   }
 
   // --- filters [place][source channel][columns] of a panel, with some room between places: G w G'; channels beyond the
@@ -159,40 +167,41 @@ class Winograd {
   }
 
   // For every place, the transformed squares times one panel of filters.
-  void multiply_panel(std::int64_t panel, const float* filters, std::int64_t squares, const Places& in, const float* v,
+  void multiply_panel(std::int64_t panel, const float* filters, const Block& block, const Places& in, const float* v,
                       const Places& out, float* m) const {
     const std::int64_t width = std::min(columns_, target_.C - panel * columns_);
     const int vectors = static_cast<int>(tile_count(width, lanes_));
     const Run run{0, 0, source_.C};
-    for (int i = 0; i < kPlaces; ++i, filters += place_size()) {
-      for (std::int64_t t = 0; t < squares; t += kRows) {
+    for_places(block.cut, [&](int i) HWY_ATTR {
+      for (std::int64_t t = 0; t < block.squares(); t += kRows) {
         const float* a[kRows];
         float* c[kRows];
         for (int r = 0; r < kRows; ++r) {  // squares beyond the last repeat one
-          a[r] = v + i * in.place + std::min(t + r, squares - 1) * in.row;
+          a[r] = v + i * in.place + std::min(t + r, block.squares() - 1) * in.row;
           c[r] = m + i * out.place + (t + r) * out.row;
         }
-        multiply_block(vectors, a, 1, filters, columns_, &run, &run + 1, zeros_.data(), c);
+        multiply_block(vectors, a, 1, filters + i * place_size(), columns_, &run, &run + 1, zeros_.data(), c);
       }
-    }
+    });
   }
 
   // A' m A and the bias for the channels [first, last) that there are.
-  void write_squares(std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t last, const Places& places,
+  void write_squares(const Block& block, std::int64_t first, std::int64_t last, const Places& places,
                      const float* m) const {
     Scratch<typename Target::Element> nowhere(static_cast<std::size_t>(target_.C));
     last = std::min(last, target_.C);
-    for (std::int64_t t = begin; t < end; ++t, m += places.row) {
-      const auto pixels = target_.locate(t, nowhere.data());
+    const Cut cut = block.cut;
+    for (std::int64_t t = block.begin; t < block.end; ++t, m += places.row) {
+      const auto pixels = target_.locate(cut, t, nowhere.data());
       for_channels(Wide<float>(), first, last, [&](auto d, std::int64_t c) HWY_ATTR {
         hn::Vec<decltype(d)> x[kIn][kIn], y[kOut][kOut];
-        for (int i = 0; i < kPlaces; ++i) x[i / kIn][i % kIn] = hn::LoadU(d, m + i * places.place + c - first);
-        transform<OutputTransform>(d, x, y);
+        for_square<kIn>(cut.height + 2, cut.width + 2, [&](int i, int j) HWY_ATTR {
+          x[i][j] = hn::LoadU(d, m + (i * kIn + j) * places.place + c - first);
+        });
+        transform<OutputTransform>(d, cut, x, y);
         const auto start = hn::LoadU(d, start_.data() + c);
-        for (auto& row : y) {
-          for (auto& pixel : row) pixel = hn::Add(pixel, start);
-        }
-        Target::store_square(d, y, pixels, c);
+        for_square<kOut>(cut.height, cut.width, [&](int i, int j) HWY_ATTR { y[i][j] = hn::Add(y[i][j], start); });
+        Target::store_square(d, cut, y, pixels, c);
       });
     }
   }
@@ -202,7 +211,8 @@ class Winograd {
   const Source source_;
   const Target target_;
   const Tensor& w_;
-  const std::int64_t squares_, block_;
+  const std::int64_t block_;
+  const Cuts cuts_;
   const bool few_;
   const std::int64_t columns_, panels_;
   mutable Scratch<float> start_, zeros_;
@@ -210,31 +220,28 @@ class Winograd {
 
 void WinogradForward(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y) {
   dispatch_images(x, [&]<typename S>() HWY_ATTR {
-    const std::int64_t H = y.size(1), W = y.size(2);
-    Winograd(squares_of<kIn, S>(x, H, W, -o.padding), w, b, false, squares_of<kOut, S>(y, H, W, 0), y.size(0)).run();
+    Winograd(squares_of<kIn, S>(x, -o.padding), w, b, false, squares_of<kOut, S>(y, 0), y.size(0), y.size(1), y.size(2))
+        .run();
   });
 }
 void WinogradBackwardData(const Tensor& dy, const Tensor& w, const Conv2dOptions& o, Tensor& dx) {
   dispatch_images(dy, [&]<typename S>() HWY_ATTR {
-    const std::int64_t H = dx.size(1), W = dx.size(2);
-    const auto source = squares_of<kIn, S>(dy, H, W, o.padding - 2);
-    Winograd(source, w, Tensor(), true, squares_of<kOut, S>(dx, H, W, 0), dx.size(0)).run();
+    const auto source = squares_of<kIn, S>(dy, o.padding - 2);
+    Winograd(source, w, Tensor(), true, squares_of<kOut, S>(dx, 0), dx.size(0), dx.size(1), dx.size(2)).run();
   });
 }
 
 // Rows and columns that no window of 2x2 covers are not computed.
 void WinogradPoolForward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y, Tensor& taps) {
   dispatch_images(x, [&]<typename S>() HWY_ATTR {
-    const std::int64_t H = 2 * y.size(1), W = 2 * y.size(2);
-    const auto target = pooled_squares_of<kOut, 0, S>(y, taps, H, W);
-    Winograd(squares_of<kIn, S>(x, H, W, -1), w, b, false, target, y.size(0)).run();
+    const auto target = pooled_squares_of<kOut, 0, S>(y, taps);
+    Winograd(squares_of<kIn, S>(x, -1), w, b, false, target, y.size(0), 2 * y.size(1), 2 * y.size(2)).run();
   });
 }
 void WinogradPoolBackwardData(const Tensor& dy, const Tensor& taps, const Tensor& w, Tensor& dx) {
   dispatch_images(dy, [&]<typename S>() HWY_ATTR {
-    const std::int64_t H = dx.size(1), W = dx.size(2);
-    const auto source = pooled_squares_of<kIn, -1, S>(dy, taps, H, W);
-    Winograd(source, w, Tensor(), true, squares_of<kOut, S>(dx, H, W, 0), dx.size(0)).run();
+    const auto source = pooled_squares_of<kIn, -1, S>(dy, taps);
+    Winograd(source, w, Tensor(), true, squares_of<kOut, S>(dx, 0), dx.size(0), dx.size(1), dx.size(2)).run();
   });
 }
 
@@ -273,8 +280,10 @@ bool winograd_suits(const Tensor& w, const Conv2dOptions& o, const Shape& source
   if (source[3] < kLeastChannels || target[3] < kLeastChannels) return false;
   const auto taps = [](std::int64_t from, std::int64_t to) { return 3 * std::min(from, to) - (from == to ? 2 : 0); };
   const std::int64_t direct = taps(source[1], target[1]) * taps(source[2], target[2]);
-  const std::int64_t squares = (target[1] + 3) / 4 * ((target[2] + 3) / 4);
-  return target[0] * (direct - squares * 45) > filter_transform;
+  const auto places = [mixed = target[0] >= kMixedSquareImages](std::int64_t n) {
+    return n / 4 * 6 + (n % 4 == 0 ? 0 : mixed ? n % 4 + 2 : 6);
+  };
+  return target[0] * (direct - places(target[1]) * places(target[2]) * 5 / 4) > filter_transform;
 }
 
 }  // namespace dattn

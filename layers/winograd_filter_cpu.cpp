@@ -18,25 +18,27 @@ namespace dattn::HWY_NAMESPACE {
 template <class OutputGradient, class Input>
 class WinogradFilter {
  public:
-  WinogradFilter(const OutputGradient& dy, const Input& x, std::int64_t images, Tensor& dw)
+  // For `images` maps of height x width outputs, before any pooling.
+  WinogradFilter(const OutputGradient& dy, const Input& x, std::int64_t images, std::int64_t height, std::int64_t width,
+                 Tensor& dw)
       : x_(x),
         dy_(dy),
-        squares_(images * dy_.rows * dy_.columns),
         row_(round_up(dy_.C, block_columns<float>())),
         sums_size_(kPlaces * x_.C * row_),
         block_(block_squares(x_.C, dy_.C)),
+        cuts_(images, height, width, block_, images >= kMixedSquareImages),
         zeros_(static_cast<std::size_t>(std::max(x_.C, dy_.C))),
         dw_(dw.data<float>()) {
     std::fill_n(zeros_.data(), zeros_.size(), 0.0f);
     const std::int64_t bytes = sums_size_ * static_cast<std::int64_t>(sizeof(float));
     const std::int64_t parts = std::clamp<std::int64_t>(kPartsBytes / bytes, kLeastParts, kMostParts);
-    part_ = round_up(tile_count(squares_, parts), block_);
+    part_ = std::max<std::int64_t>(1, tile_count(cuts_.blocks(), parts));
   }
 
   void run() {
-    const std::int64_t parts = tile_count(squares_, part_);
+    const std::int64_t parts = tile_count(cuts_.blocks(), part_);
     Scratch<float> sums(static_cast<std::size_t>(parts * sums_size_));
-    parallel_for(squares_, part_, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    parallel_for(cuts_.blocks(), part_, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
       add_part(begin, end, sums.data() + begin / part_ * sums_size_);
     });
     add_sums(sums.data(), parts);
@@ -45,21 +47,21 @@ class WinogradFilter {
  private:
   static constexpr std::int64_t kPartsBytes = 32 << 20, kLeastParts = 4, kMostParts = 32;
 
-  // Squares [begin, end) into one partial sum [place][x channel][dy channel].
+  // Blocks [begin, end) into one partial sum [place][x channel][dy channel].
   void add_part(std::int64_t begin, std::int64_t end, float* sums) {
     std::fill_n(sums, sums_size_, 0.0f);
     const Places px(block_, x_.C), pdy(block_, row_);
     Scratch<float> v(px.size()), z(pdy.size());
     std::fill_n(z.data(), z.size(), 0.0f);  // also what lies beyond the last channel
-    for (std::int64_t t = begin; t < end; t += block_) {
-      const std::int64_t last = std::min(end, t + block_);
-      transform_squares<InputTransform>(x_, t, last, reinterpret_cast<typename Input::Element*>(zeros_.data()), px,
+    for (std::int64_t index = begin; index < end; ++index) {
+      const Block block = cuts_.block(index);
+      transform_squares<InputTransform>(x_, block, reinterpret_cast<typename Input::Element*>(zeros_.data()), px,
                                         v.data());
       transform_squares<OutputGradientTransform>(
-          dy_, t, last, reinterpret_cast<typename OutputGradient::Element*>(zeros_.data()), pdy, z.data());
-      for (int i = 0; i < kPlaces; ++i) {
-        add_place(last - t, px, v.data() + i * px.place, pdy, z.data() + i * pdy.place, sums + i * x_.C * row_);
-      }
+          dy_, block, reinterpret_cast<typename OutputGradient::Element*>(zeros_.data()), pdy, z.data());
+      for_places(block.cut, [&](int i) HWY_ATTR {
+        add_place(block.squares(), px, v.data() + i * px.place, pdy, z.data() + i * pdy.place, sums + i * x_.C * row_);
+      });
     }
   }
 
@@ -110,23 +112,23 @@ class WinogradFilter {
 
   const Input x_;
   const OutputGradient dy_;
-  const std::int64_t squares_, row_, sums_size_, block_;
+  const std::int64_t row_, sums_size_, block_;
+  const Cuts cuts_;
   Scratch<float> zeros_;
   float* dw_;
-  std::int64_t part_;  // squares of a partial sum
+  std::int64_t part_;  // blocks of a partial sum
 };
 
 void WinogradBackwardFilter(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {
   dispatch_images(x, [&]<typename S>() HWY_ATTR {
-    const std::int64_t H = dy.size(1), W = dy.size(2);
-    WinogradFilter(squares_of<kOut, S>(dy, H, W, 0), squares_of<kIn, S>(x, H, W, -o.padding), dy.size(0), dw).run();
+    const auto input = squares_of<kIn, S>(x, -o.padding);
+    WinogradFilter(squares_of<kOut, S>(dy, 0), input, dy.size(0), dy.size(1), dy.size(2), dw).run();
   });
 }
 void WinogradPoolBackwardFilter(const Tensor& dy, const Tensor& taps, const Tensor& x, Tensor& dw) {
   dispatch_images(x, [&]<typename S>() HWY_ATTR {
-    const std::int64_t H = 2 * dy.size(1), W = 2 * dy.size(2);
-    const auto gradient = pooled_squares_of<kOut, 0, S>(dy, taps, H, W);
-    WinogradFilter(gradient, squares_of<kIn, S>(x, H, W, -1), dy.size(0), dw).run();
+    const auto gradient = pooled_squares_of<kOut, 0, S>(dy, taps);
+    WinogradFilter(gradient, squares_of<kIn, S>(x, -1), dy.size(0), 2 * dy.size(1), 2 * dy.size(2), dw).run();
   });
 }
 

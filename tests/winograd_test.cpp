@@ -113,7 +113,11 @@ INSTANTIATE_TEST_SUITE_P(Winograd, WinogradSizes,
                                          Sizes{2, 15, 13, 37, 19, 1}, Sizes{1, 9, 6, 16, 33, 0},
                                          Sizes{2, 5, 3, 17, 16, 2}, Sizes{1, 3, 4, 64, 130, 3},
                                          Sizes{5, 31, 9, 3, 2, 1}, Sizes{1, 3, 3, 1, 1, 0},
-                                         Sizes{7, 15, 16, 20, 35, 1}));  // the last: many blocks of squares
+                                         Sizes{7, 15, 16, 20, 35, 1},  // many blocks of squares
+                                         // squares of several sizes: what is left of a side is 3, 2, 1 or nothing
+                                         Sizes{24, 7, 6, 17, 20, 1}, Sizes{25, 3, 9, 16, 35, 1},
+                                         Sizes{60, 5, 8, 20, 16, 1}, Sizes{30, 2, 4, 3, 2, 1},
+                                         Sizes{24, 1, 2, 16, 16, 1}));
 
 // --- with max pooling ---
 
@@ -169,7 +173,8 @@ TEST_P(WinogradPoolSizes, IsCloseToTheDirectSums) {
 INSTANTIATE_TEST_SUITE_P(Winograd, WinogradPoolSizes,
                          testing::Values(Sizes{2, 4, 4, 16, 16, 1}, Sizes{3, 7, 7, 24, 40, 1},
                                          Sizes{2, 15, 13, 37, 19, 1}, Sizes{1, 2, 2, 1, 1, 1}, Sizes{5, 31, 9, 3, 2, 1},
-                                         Sizes{2, 3, 10, 64, 130, 1}));
+                                         Sizes{2, 3, 10, 64, 130, 1}, Sizes{24, 7, 8, 17, 20, 1},
+                                         Sizes{30, 15, 5, 16, 33, 1}, Sizes{60, 2, 3, 20, 16, 1}));
 
 TEST(Winograd, SuitsThreeByThreeKernelsInFloat) {
   const auto suits = [](const Shape& x, const Shape& w, const Conv2dOptions& o, Dtype dtype) {
