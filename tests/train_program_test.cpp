@@ -79,6 +79,16 @@ TEST_F(TrainProgram, LeavesCheckpointMetricsAndRecord) {
   EXPECT_TRUE(run.contains("version") && run.contains("compiler") && run.contains("processor"));
 }
 
+TEST_F(TrainProgram, EvaluatesTheLastEpochAndEveryNth) {
+  const auto result = run_program("train", command("a", "--epochs 3 --eval-every 2"));
+  ASSERT_EQ(result.status, 0) << result.output;
+  const auto rows = nlohmann::json::parse(last("a").metadata.at("state")).at("rows");
+  ASSERT_EQ(rows.size(), 3u);
+  EXPECT_FALSE(rows[0].contains("test_accuracy"));
+  EXPECT_TRUE(rows[1].contains("test_accuracy") && rows[2].contains("test_accuracy"));
+  EXPECT_NE(read_text(out("a") + "/metrics.csv").find(",,,"), std::string::npos);
+}
+
 TEST_F(TrainProgram, EvalGivesTheAccuracyThatTrainingPrinted) {
   ASSERT_EQ(run_program("train", command("a", "--epochs 1 --ema")).status, 0);
   const auto result =

@@ -23,6 +23,7 @@ nlohmann::json all_options(const TrainOptions& o) {
               {"threads", o.threads},
               {"max-steps", o.max_steps},
               {"save-every", o.save_every},
+              {"eval-every", o.eval_every},
               {"resume", o.resume}});
   return all;
 }
@@ -82,6 +83,9 @@ ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40));
   app.add_option("--save-every", o.save_every, "Steps between checkpoints [at the end of every epoch]")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40));
+  app.add_option("--eval-every", o.eval_every, "Epochs between evaluations on the test images; the last always is one")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40))
+      ->capture_default_str();
   app.add_flag("--ema", o.ema, "Keep a moving average of the weights, and evaluate it");
   app.set_config("--config", "", "File with options as lines `name = value`");
 

@@ -33,6 +33,7 @@ struct TrainOptions {
   int threads = 0;              ///< 0: all processors
   std::int64_t max_steps = 0;   ///< 0: no early stop
   std::int64_t save_every = 0;  ///< steps between saves; 0: at the end of every epoch
+  std::int64_t eval_every = 1;  ///< epochs between evaluations on the test images; the last is always evaluated
   bool resume = false;
 };
 

@@ -47,6 +47,34 @@ std::string first_free_folder() {
 
 }  // namespace
 
+void to_json(nlohmann::json& to, const MetricsRow& r) {
+  to = {{"epoch", r.epoch},
+        {"step", r.step},
+        {"seconds", r.seconds},
+        {"lr", r.lr},
+        {"train_loss", r.train_loss},
+        {"train_accuracy", r.train_accuracy},
+        {"images_per_second", r.images_per_second}};
+  if (r.test) {
+    to["test_loss"] = r.test->loss;
+    to["test_accuracy"] = r.test->accuracy;
+    to["test_accuracy_tta"] = r.test->accuracy_tta;
+  }
+}
+
+void from_json(const nlohmann::json& from, MetricsRow& r) {
+  from.at("epoch").get_to(r.epoch);
+  from.at("step").get_to(r.step);
+  from.at("seconds").get_to(r.seconds);
+  from.at("lr").get_to(r.lr);
+  from.at("train_loss").get_to(r.train_loss);
+  from.at("train_accuracy").get_to(r.train_accuracy);
+  from.at("images_per_second").get_to(r.images_per_second);
+  r.test.reset();
+  if (from.contains("test_accuracy"))
+    r.test = {from.at("test_loss"), from.at("test_accuracy"), from.at("test_accuracy_tta")};
+}
+
 RunFolder::RunFolder(const TrainOptions& options) : path_(options.out.empty() ? first_free_folder() : options.out) {
   const bool there = fs::exists(last());
   check(!options.resume || there, "resume: nothing to resume, {} is not there\nhint: leave --resume out to begin a run",
@@ -62,9 +90,10 @@ RunFolder::RunFolder(const TrainOptions& options) : path_(options.out.empty() ? 
 void RunFolder::write_metrics(const std::vector<MetricsRow>& rows) const {
   std::string text = kHeader;
   for (const MetricsRow& r : rows) {
-    text += fmt::format("{},{},{:.3f},{:.6g},{:.6f},{:.6f},{:.6f},{:.6f},{:.6f},{:.1f}\n", r.epoch, r.step, r.seconds,
-                        r.lr, r.train_loss, r.train_accuracy, r.test_loss, r.test_accuracy, r.test_accuracy_tta,
-                        r.images_per_second);
+    const std::string test =
+        r.test ? fmt::format("{:.6f},{:.6f},{:.6f}", r.test->loss, r.test->accuracy, r.test->accuracy_tta) : ",,";
+    text += fmt::format("{},{},{:.3f},{:.6g},{:.6f},{:.6f},{},{:.1f}\n", r.epoch, r.step, r.seconds, r.lr, r.train_loss,
+                        r.train_accuracy, test, r.images_per_second);
   }
   write_text(path_ + "/metrics.csv", text);
 }

@@ -10,14 +10,20 @@
 
 namespace dattn {
 
-/// One line of metrics.csv. Accuracies are between 0 and 1; seconds are those of training, evaluation apart.
+/// What the test images gave. Accuracies are between 0 and 1.
+struct TestFigures {
+  double loss = 0, accuracy = 0, accuracy_tta = 0;
+};
+
+/// One line of metrics.csv; seconds are those of training, evaluation apart.
 struct MetricsRow {
   std::int64_t epoch = 0, step = 0;
   double seconds = 0, lr = 0, train_loss = 0, train_accuracy = 0;
-  double test_loss = 0, test_accuracy = 0, test_accuracy_tta = 0, images_per_second = 0;
+  std::optional<TestFigures> test;  ///< where the epoch was evaluated
+  double images_per_second = 0;
 };
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MetricsRow, epoch, step, seconds, lr, train_loss, train_accuracy, test_loss,
-                                   test_accuracy, test_accuracy_tta, images_per_second)
+void to_json(nlohmann::json& to, const MetricsRow& row);
+void from_json(const nlohmann::json& from, MetricsRow& row);
 
 class RunFolder {
  public:

@@ -174,11 +174,13 @@ void Trainer::close_epoch(bool whole) {
   const auto row = evaluate_epoch();
   if (!row) return;
   state_.rows.push_back(*row);
-  fmt::print(
-      "epoch {:>3}  step {:>6}  train: loss {:.4f} accuracy {:>7}  test: loss {:.4f} accuracy {:>7} augmented {:>7}  "
-      "{:.0f} images/s  {}\n",
-      row->epoch, row->step, row->train_loss, percent(row->train_accuracy), row->test_loss, percent(row->test_accuracy),
-      percent(row->test_accuracy_tta), row->images_per_second, duration(row->seconds));
+  const std::string test = row->test
+                               ? fmt::format("test: loss {:.4f} accuracy {:>7} augmented {:>7}  ", row->test->loss,
+                                             percent(row->test->accuracy), percent(row->test->accuracy_tta))
+                               : std::string();
+  fmt::print("epoch {:>3}  step {:>6}  train: loss {:.4f} accuracy {:>7}  {}{:.0f} images/s  {}\n", row->epoch,
+             row->step, row->train_loss, percent(row->train_accuracy), test, row->images_per_second,
+             duration(row->seconds));
   std::fflush(stdout);
   if (whole) {
     state_.loss = state_.epoch_seconds = 0;
@@ -199,8 +201,12 @@ std::optional<MetricsRow> Trainer::evaluate_epoch() {
   how.tta = true;
   how.stop = [] { return signalled != 0; };
   how.precision = precision_;
-  const auto test = evaluate(*model_, data_.test, data_.normalisation, how);
-  if (!test) return std::nullopt;
+  std::optional<TestFigures> figures;
+  if (test_is_due()) {
+    const auto test = evaluate(*model_, data_.test, data_.normalisation, how);
+    if (!test) return std::nullopt;
+    figures = {test->loss, test->accuracy, *test->accuracy_tta};
+  }
   if (held_out_.images) {
     how.tta = false;
     const auto chosen_by = evaluate(*model_, held_out_, data_.normalisation, how);
@@ -209,16 +215,14 @@ std::optional<MetricsRow> Trainer::evaluate_epoch() {
     fmt::print("held-out images: loss {:.4f} accuracy {}\n", chosen_by->loss, percent(chosen_by->accuracy));
   }
   const auto n = static_cast<double>(state_.images);
-  return MetricsRow{(state_.step - 1) / steps_per_epoch_ + 1,
-                    state_.step,
-                    state_.seconds,
-                    state_.lr,
-                    state_.loss / n,
-                    static_cast<double>(state_.correct) / n,
-                    test->loss,
-                    test->accuracy,
-                    *test->accuracy_tta,
-                    n / state_.epoch_seconds};
+  return MetricsRow{
+      (state_.step - 1) / steps_per_epoch_ + 1, state_.step, state_.seconds,          state_.lr, state_.loss / n,
+      static_cast<double>(state_.correct) / n,  figures,     n / state_.epoch_seconds};
+}
+
+bool Trainer::test_is_due() const {
+  const std::int64_t epochs_done = (state_.step - 1) / steps_per_epoch_ + 1;
+  return epochs_done % options_.eval_every == 0 || !at_epoch_end() || state_.step == last_step();
 }
 
 void Trainer::save(const std::string& path) {
@@ -252,11 +256,10 @@ int Trainer::run() {
   write_run_json();
   print_plan();
   folder_.write_metrics(state_.rows);
-  const std::int64_t limit = options_.max_steps > 0 ? std::min(options_.max_steps, total_steps_) : total_steps_;
   while (!signalled) {
     if (state_.images > 0 && at_epoch_end()) {
       close_epoch(true);
-    } else if (state_.step < limit) {
+    } else if (state_.step < last_step()) {
       begin_progress();
       train_step();
       show_progress();
@@ -319,10 +322,10 @@ void Trainer::print_plan() const {
 }
 
 void Trainer::print_end() const {
-  if (!state_.rows.empty()) {
+  if (!state_.rows.empty() && state_.rows.back().test) {
     const MetricsRow& row = state_.rows.back();
     fmt::print("test accuracy {}, {} with test-time augmentation, after {} of {} steps and {} of training\n",
-               percent(row.test_accuracy), percent(row.test_accuracy_tta), row.step, total_steps_,
+               percent(row.test->accuracy), percent(row.test->accuracy_tta), row.step, total_steps_,
                duration(row.seconds));
   }
   fmt::print("checkpoint    {}\ntry next      ./run eval --checkpoint {} --data {}\n", folder_.last(), folder_.last(),

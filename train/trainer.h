@@ -63,11 +63,16 @@ class Trainer {
   /// (--max-steps) leaves the epoch's sums as they are.
   void close_epoch(bool whole);
   std::optional<MetricsRow> evaluate_epoch();
+  bool test_is_due() const;
   void save(const std::string& path);
   void print_end() const;
 
   std::int64_t epoch() const { return state_.step / steps_per_epoch_; }  ///< from 0, of the next step
   std::int64_t epochs() const { return (total_steps_ + steps_per_epoch_ - 1) / steps_per_epoch_; }
+  /// Where this call of run() ends, if nothing stops it before.
+  std::int64_t last_step() const {
+    return options_.max_steps > 0 ? std::min(options_.max_steps, total_steps_) : total_steps_;
+  }
   bool at_epoch_end() const { return state_.step % steps_per_epoch_ == 0 || state_.step == total_steps_; }
 
   TrainOptions options_;
