@@ -269,22 +269,12 @@ void linear_backward_data_cpu(const Tensor& dy, const Tensor& w, Tensor& dx) {
   HWY_DYNAMIC_DISPATCH(LinearBackwardData)(dy, w, dx);
 }
 
-void linear_backward_weight_cpu(const Tensor& dy, const Tensor& x, Tensor& dw) {
-  dispatch_float("linear", dy.dtype(), [&]<typename T>() {
-    const std::int64_t out = dw.size(0), in = dw.size(1);
-    gemm<T>(Trans::yes, Trans::no, out, in, dy.shape().rows(), 1, dy.data<T>(), out, x.data<T>(), in, 1, dw.data<T>(),
-            in);
-  });
-}
-
 }  // namespace
 
 constinit Kernel<void(const Tensor&, const Tensor&, const Tensor&, Tensor&)> linear_forward{
     "linear_forward", linear_forward_cpu, Bfloat16::native};
 constinit Kernel<void(const Tensor&, const Tensor&, Tensor&)> linear_backward_data{
     "linear_backward_data", linear_backward_data_cpu, Bfloat16::native};
-constinit Kernel<void(const Tensor&, const Tensor&, Tensor&)> linear_backward_weight{"linear_backward_weight",
-                                                                                     linear_backward_weight_cpu};
 constinit Kernel<void(const Tensor&, Tensor&)> bias_backward{"bias_backward", bias_backward_cpu, Bfloat16::native};
 
 }  // namespace dattn
