@@ -174,22 +174,27 @@ struct ForwardCall {
   T *mix, *lse;
 
   void run(const Task& task) const {
-    const std::int64_t tile = tile_queries<T>(), column = task.head * plan.head_channels;
-    const T scale = 1 / std::sqrt(static_cast<T>(plan.head_channels));
-    ForwardBuffers<T> buffers(plan, tile, dropout.drops(), bias.windows());
+    ForwardBuffers<T> buffers(plan, tile_queries<T>(), dropout.drops(), bias.windows());
     for (std::int64_t n = task.first_image; n < task.last_image; ++n) {
-      const std::int64_t samples = n * plan.samples * plan.channels + column;
-      pack_rows(plan, k + samples, plan.samples, buffers.keys.data());
-      pack_rows(plan, v + samples, plan.samples, buffers.values.data());
-      fill_windows(bias, n, task.head, buffers.windows.data());
-      for (std::int64_t i = task.first_query; i < task.last_query; i += tile) {
-        const Tile t{n, task.head, i, std::min(tile, task.last_query - i), 0, 0, tile};
-        const std::int64_t at = (n * plan.queries + i) * plan.channels + column;
-        pack_columns(plan, q + at, t.queries, scale, tile, buffers.q.data());
-        attend_tile(plan, bias, dropout, t, buffers);
-        unpack_columns(plan, buffers.mix.data(), t.queries, T(1), tile, mix + at);
-        std::copy_n(buffers.most.data(), t.queries, lse + (n * plan.heads + task.head) * plan.queries + i);
-      }
+      for (std::int64_t head = task.first_head; head < task.last_head; ++head) run_head(task, n, head, buffers);
+    }
+  }
+
+ private:
+  void run_head(const Task& task, std::int64_t n, std::int64_t head, ForwardBuffers<T>& buffers) const {
+    const std::int64_t tile = tile_queries<T>(), column = head * plan.head_channels;
+    const T scale = 1 / std::sqrt(static_cast<T>(plan.head_channels));
+    const std::int64_t samples = n * plan.samples * plan.channels + column;
+    pack_rows(plan, k + samples, plan.samples, buffers.keys.data());
+    pack_rows(plan, v + samples, plan.samples, buffers.values.data());
+    fill_windows(bias, n, head, buffers.windows.data());
+    for (std::int64_t i = task.first_query; i < task.last_query; i += tile) {
+      const Tile t{n, head, i, std::min(tile, task.last_query - i), 0, 0, tile};
+      const std::int64_t at = (n * plan.queries + i) * plan.channels + column;
+      pack_columns(plan, q + at, t.queries, scale, tile, buffers.q.data());
+      attend_tile(plan, bias, dropout, t, buffers);
+      unpack_columns(plan, buffers.mix.data(), t.queries, T(1), tile, mix + at);
+      std::copy_n(buffers.most.data(), t.queries, lse + (n * plan.heads + head) * plan.queries + i);
     }
   }
 };
@@ -308,7 +313,7 @@ struct Partials {
         positions(bias.moves() ? plan.images * plan.heads * plan.samples * 2 : 0),
         dk(size(plan.chunks > 1 ? plan.chunks * keys : 0)),
         dv(dk.size()),
-        dtable(size(plan.tasks() * table)),
+        dtable(size(plan.slots() * table)),
         dpositions(size(plan.chunks * positions)) {
     std::fill_n(dtable.data(), dtable.size(), T(0));
     std::fill_n(dpositions.data(), dpositions.size(), T(0));
@@ -351,9 +356,9 @@ template <typename T>
 void fold_table(const Plan& plan, const Bias<T>& bias, Partials<T>& partials, const Parameter& table) {
   if (!table.trainable()) return;
   const std::int64_t rows = 2 * bias.table_height - 1, columns = 2 * bias.table_width - 1;
-  for (std::int64_t index = 0; index < plan.tasks(); ++index) {
-    const T* part = partials.dtable.data() + index * partials.table + bias.ring_row() + 1;
-    T* dtable = table.grad().data<T>() + Task(plan, index).head * rows * columns;
+  for (std::int64_t slot = 0; slot < plan.slots(); ++slot) {
+    const T* part = partials.dtable.data() + slot * partials.table + bias.ring_row() + 1;
+    T* dtable = table.grad().data<T>() + plan.head_of(slot) * rows * columns;
     for (std::int64_t r = 0; r < rows; ++r) {
       axpy(columns, T(1), part + r * bias.ring_row(), dtable + r * columns);
     }
@@ -364,9 +369,9 @@ void fold_table(const Plan& plan, const Bias<T>& bias, Partials<T>& partials, co
 template <typename T>
 void fold_log_cpb(const Plan& plan, const Bias<T>& bias, Partials<T>& partials, const DAttentionBias& b) {
   const Wide<T> d;
-  for (std::int64_t index = 0; index < plan.tasks(); ++index) {
-    const std::int64_t output = Task(plan, index).head % bias.per_group;
-    const T* part = partials.dtable.data() + index * partials.table;
+  for (std::int64_t slot = 0; slot < plan.slots(); ++slot) {
+    const std::int64_t output = plan.head_of(slot) % bias.per_group;
+    const T* part = partials.dtable.data() + slot * partials.table;
     for (std::int64_t c = 0; c < bias.hidden; ++c) {
       const auto sum = [&](std::int64_t place) HWY_ATTR {
         return hn::GetLane(hn::SumOfLanes(d, hn::LoadU(d, part + (4 * c + place) * lane_count<T>())));
@@ -392,39 +397,47 @@ struct BackwardCall {
   T* fixed_gradient;  // of a fixed table [M,H*W,K]; each element has one task
   Partials<T>& partials;
 
-  void run(std::int64_t index) const {
-    const Task task(plan, index);
+  void run(const Task& task) const {
     BackwardBuffers<T> buffers(plan, tile_queries<T>(), dropout.drops(), bias.windows());
-    BiasGradient<T> gradient;
-    gradient.table = partials.dtable.data() + index * partials.table;
-    if (bias.kind == BiasKind::fixed) {
-      gradient.table = fixed_gradient ? fixed_gradient + task.head * plan.queries * plan.samples : nullptr;
-    }
     for (std::int64_t n = task.first_image; n < task.last_image; ++n) {
-      const std::int64_t samples = n * plan.samples * plan.channels + task.head * plan.head_channels;
-      pack_rows(plan, k + samples, plan.samples, buffers.keys.data());
-      pack_rows(plan, v + samples, plan.samples, buffers.values.data());
-      fill_windows(bias, n, task.head, buffers.windows.data());
-      std::fill_n(buffers.dkeys.data(), buffers.dkeys.size(), T(0));
-      std::fill_n(buffers.dvalues.data(), buffers.dvalues.size(), T(0));
-      gradient.positions = partials.dpositions.data() + task.chunk * partials.positions +
-                           (n * plan.heads + task.head) * plan.samples * 2;
-      run_image(task, n, buffers, gradient);
-      const T scale = 1 / std::sqrt(static_cast<T>(plan.head_channels));
-      unpack_rows(plan, buffers.dkeys.data(), plan.samples, scale, dk + task.chunk * partials.keys + samples);
-      unpack_rows(plan, buffers.dvalues.data(), plan.samples, T(1), dv + task.chunk * partials.keys + samples);
+      for (std::int64_t head = task.first_head; head < task.last_head; ++head) run_head(task, n, head, buffers);
     }
   }
 
  private:
-  void run_image(const Task& task, std::int64_t n, BackwardBuffers<T>& buffers, const BiasGradient<T>& gradient) const {
+  // Where the gradients of the bias go that image n gives to a head.
+  BiasGradient<T> bias_gradient(const Task& task, std::int64_t n, std::int64_t head) const {
+    BiasGradient<T> gradient;
+    gradient.table = partials.dtable.data() + task.slot(plan, head) * partials.table;
+    if (bias.kind == BiasKind::fixed) {
+      gradient.table = fixed_gradient ? fixed_gradient + head * plan.queries * plan.samples : nullptr;
+    }
+    gradient.positions =
+        partials.dpositions.data() + task.chunk * partials.positions + (n * plan.heads + head) * plan.samples * 2;
+    return gradient;
+  }
+
+  void run_head(const Task& task, std::int64_t n, std::int64_t head, BackwardBuffers<T>& buffers) const {
+    const std::int64_t samples = n * plan.samples * plan.channels + head * plan.head_channels;
+    pack_rows(plan, k + samples, plan.samples, buffers.keys.data());
+    pack_rows(plan, v + samples, plan.samples, buffers.values.data());
+    fill_windows(bias, n, head, buffers.windows.data());
+    std::fill_n(buffers.dkeys.data(), buffers.dkeys.size(), T(0));
+    std::fill_n(buffers.dvalues.data(), buffers.dvalues.size(), T(0));
+    run_queries(task, n, head, buffers);
+    const T scale = 1 / std::sqrt(static_cast<T>(plan.head_channels));
+    unpack_rows(plan, buffers.dkeys.data(), plan.samples, scale, dk + task.chunk * partials.keys + samples);
+    unpack_rows(plan, buffers.dvalues.data(), plan.samples, T(1), dv + task.chunk * partials.keys + samples);
+  }
+
+  void run_queries(const Task& task, std::int64_t n, std::int64_t head, BackwardBuffers<T>& buffers) const {
+    const BiasGradient<T> gradient = bias_gradient(task, n, head);
     const std::int64_t tile = tile_queries<T>();
     const T scale = 1 / std::sqrt(static_cast<T>(plan.head_channels));
     for (std::int64_t i = task.first_query; i < task.last_query; i += tile) {
-      const Tile t{n, task.head, i, std::min(tile, task.last_query - i), 0, 0, tile};
-      const std::int64_t at = (n * plan.queries + i) * plan.channels + task.head * plan.head_channels;
-      load_tile(plan, t, q + at, dmix + at, mix + at, lse + (n * plan.heads + task.head) * plan.queries + i, scale,
-                buffers);
+      const Tile t{n, head, i, std::min(tile, task.last_query - i), 0, 0, tile};
+      const std::int64_t at = (n * plan.queries + i) * plan.channels + head * plan.head_channels;
+      load_tile(plan, t, q + at, dmix + at, mix + at, lse + (n * plan.heads + head) * plan.queries + i, scale, buffers);
       attend_tile_backward(plan, bias, dropout, t, buffers, gradient);
       unpack_columns(plan, buffers.dq.data(), t.queries, scale, tile, dq + at);
     }
@@ -454,7 +467,7 @@ void AttendBackward(const Tensor& dmix, const Tensor& q, const Tensor& k, const 
                                direct ? dv.data<T>() : partials.dv.data(),
                                b.kind == BiasKind::fixed && b.table.trainable() ? b.table.grad().data<T>() : nullptr,
                                partials};
-    parallel_for(plan.tasks(), 1, [&](std::int64_t index, std::int64_t) HWY_ATTR { call.run(index); });
+    parallel_for(plan.tasks(), 1, [&](std::int64_t index, std::int64_t) HWY_ATTR { call.run(Task(plan, index)); });
     if (!direct) {
       fold(partials.dk.data(), plan.chunks, partials.keys, dk.data<T>());
       fold(partials.dv.data(), plan.chunks, partials.keys, dv.data<T>());

@@ -33,10 +33,11 @@ std::int64_t tile_queries() {
   return kTileVectors * lane_count<T>();
 }
 
-/// Sizes of a call, and how it is cut: a task has one head, a part of the images and a chunk of the queries.
+/// Sizes of a call, and how it is cut: a task has a part of the images, a chunk of the queries, and one head, or all of
+/// them where the parts alone are tasks enough: heads share cache lines.
 struct Plan {
   std::int64_t images, queries, samples, channels, heads, head_channels;
-  std::int64_t parts, chunks, chunk_queries;
+  std::int64_t parts, chunks, chunk_queries, heads_together;
 
   Plan(const Tensor& q, const Tensor& k, const Tensor& lse, BiasKind bias, std::int64_t tile)
       : images(q.size(0)),
@@ -50,21 +51,29 @@ struct Plan {
     const std::int64_t tiles = tile_count(queries, tile);
     chunk_queries = tile * tile_count(tiles, std::min(tiles, tile_count(kTasks, parts * heads)));
     chunks = tile_count(queries, chunk_queries);
+    heads_together = parts >= kTasks ? heads : 1;
   }
-  std::int64_t tasks() const { return parts * heads * chunks; }
+  std::int64_t tasks() const { return slots() / heads_together; }
+  /// Triples of a part, a head and a chunk, in this order: each keeps sums of its own.
+  std::int64_t slots() const { return parts * heads * chunks; }
+  std::int64_t head_of(std::int64_t slot) const { return slot / chunks % heads; }
 };
 
 struct Task {
-  std::int64_t part, head, chunk, first_image, last_image, first_query, last_query;
+  std::int64_t part, first_head, last_head, chunk, first_image, last_image, first_query, last_query;
 
   Task(const Plan& plan, std::int64_t index)
-      : part(index / plan.chunks / plan.heads),
-        head(index / plan.chunks % plan.heads),
+      : part(index / plan.chunks * plan.heads_together / plan.heads),
+        first_head(index / plan.chunks * plan.heads_together % plan.heads),
+        last_head(first_head + plan.heads_together),
         chunk(index % plan.chunks),
         first_image(part * plan.images / plan.parts),
         last_image((part + 1) * plan.images / plan.parts),
         first_query(chunk * plan.chunk_queries),
         last_query(std::min(plan.queries, first_query + plan.chunk_queries)) {}
+  std::int64_t slot(const Plan& plan, std::int64_t head) const {
+    return (part * plan.heads + head) * plan.chunks + chunk;
+  }
 };
 
 // --- copies between the tensors, whose elements may be bfloat16, and one head's tiles, in float then ---

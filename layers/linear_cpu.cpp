@@ -5,10 +5,10 @@
 //
 #include <algorithm>
 
+#include "core/ask_ahead.h"
 #include "core/gemm.h"
 #include "core/parallel.h"
 #include "core/simd.h"
-#include "hwy/cache_control.h"
 #include "layers/conv2d_block-inl.h"
 #include "layers/linear.h"
 #include "layers/row_dots-inl.h"
@@ -128,22 +128,6 @@ class Result<bfloat16> {
  private:
   bfloat16* to_;
   Scratch<float> rows_;
-};
-
-// Asks for `elements` numbers in equal parts, one a step.
-template <typename T>
-class AskAhead {
- public:
-  AskAhead(const T* from, std::int64_t elements, std::int64_t steps)
-      : next_(from), end_(from + elements), part_(tile_count(elements, steps)) {}
-  void step() {
-    constexpr std::int64_t kLine = 64 / sizeof(T);
-    for (const T* to = next_ + std::min(part_, end_ - next_); next_ < to; next_ += kLine) hwy::Prefetch(next_);
-  }
-
- private:
-  const T *next_, *end_;
-  std::int64_t part_;
 };
 
 // op(w) [k,n] and b packed into panels of columns, those beyond the last zero.

@@ -146,6 +146,11 @@ TEST(DAttention, FusedEqualsComposedWithTable) {
   expect_fused_equals_composed({2, 9, 1, 8, 9, 1, 2, 2, BiasKind::table, 9, 1});
   expect_fused_equals_composed({2, 1, 1, 8, 1, 1, 2, 2, BiasKind::table, 1, 1});
 }
+TEST(DAttention, FusedEqualsComposedWithBiasAndManyImages) {  // whose tasks have all heads
+  for (const BiasKind kind : {BiasKind::table, BiasKind::log_cpb, BiasKind::fixed}) {
+    expect_fused_equals_composed({35, 3, 5, 8, 2, 3, 4, 2, kind, 3, 5});
+  }
+}
 TEST(DAttention, FusedEqualsComposedWithTableOfOtherSize) {
   expect_fused_equals_composed({2, 9, 6, 8, 9, 6, 4, 2, BiasKind::table, 5, 7});
   expect_fused_equals_composed({1, 3, 8, 8, 3, 8, 2, 1, BiasKind::table, 6, 8});
