@@ -28,10 +28,14 @@ bool system_permits_tiles() {
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
+// Which also asks whether the system saves the registers.
+bool has_dot_products_of_pairs() { return __builtin_cpu_supports("avx512bf16"); }
+
 #else
 
 bool processor_has_tiles() { return false; }
 bool system_permits_tiles() { return false; }
+bool has_dot_products_of_pairs() { return false; }
 
 #endif
 
@@ -57,10 +61,16 @@ void tile_block_reference(const TileBlock& block) {
   }
 }
 
-TileBlockFunction tile_block() {
+TileBlockFunction fast_tile_block() {
   if (const TileBlockFunction function = chosen_by_test.load(std::memory_order_relaxed)) return function;
   static const TileBlockFunction here =
       tile_block_amx && processor_has_tiles() && system_permits_tiles() ? tile_block_amx : nullptr;
+  return here;
+}
+
+TileBlockFunction tile_block() {
+  if (const TileBlockFunction function = fast_tile_block()) return function;
+  static const TileBlockFunction here = has_dot_products_of_pairs() ? tile_block_avx512 : nullptr;
   return here;
 }
 

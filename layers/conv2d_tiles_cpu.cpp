@@ -289,7 +289,7 @@ bool tiles_suit(const Tensor& images, const Tensor& w, const Conv2dOptions& o) {
   constexpr std::int64_t kLeastChannels = 16;
   return images.dtype() == Dtype::bfloat16 && w.size(1) == 3 && w.size(2) == 3 && o.stride == 1 && o.padding == 1 &&
          o.dilation == 1 && o.groups == 1 && std::min(w.size(0), w.size(3)) >= kLeastChannels &&
-         images.elements() > 0 && tile_block() != nullptr;
+         images.elements() > 0 && fast_tile_block() != nullptr;
 }
 
 void tiles_forward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y) {

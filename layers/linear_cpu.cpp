@@ -11,6 +11,7 @@
 #include "core/simd.h"
 #include "layers/conv2d_block-inl.h"
 #include "layers/linear.h"
+#include "layers/linear_tiles.h"
 #include "layers/row_dots-inl.h"
 #include "layers/turn_over-inl.h"
 
@@ -245,11 +246,13 @@ void bias_backward_cpu(const Tensor& dy, Tensor& db) { HWY_DYNAMIC_DISPATCH(Bias
 
 HWY_EXPORT(LinearForward);
 void linear_forward_cpu(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y) {
+  if (linear_tiles_suit(x)) return linear_tiles_forward(x, w, b, y);
   HWY_DYNAMIC_DISPATCH(LinearForward)(x, w, b, y);
 }
 
 HWY_EXPORT(LinearBackwardData);
 void linear_backward_data_cpu(const Tensor& dy, const Tensor& w, Tensor& dx) {
+  if (linear_tiles_suit(dy)) return linear_tiles_backward_data(dy, w, dx);
   HWY_DYNAMIC_DISPATCH(LinearBackwardData)(dy, w, dx);
 }
 

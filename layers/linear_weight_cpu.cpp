@@ -10,6 +10,7 @@
 #include "core/simd.h"
 #include "layers/conv2d_block-inl.h"
 #include "layers/linear.h"
+#include "layers/linear_tiles.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
@@ -129,6 +130,7 @@ namespace dattn {
 
 HWY_EXPORT(LinearBackwardWeight);
 static void linear_backward_weight_cpu(const Tensor& dy, const Tensor& x, Tensor& dw) {
+  if (linear_weight_tiles_suit(dy, x)) return linear_tiles_backward_weight(dy, x, dw);
   HWY_DYNAMIC_DISPATCH(LinearBackwardWeight)(dy, x, dw);
 }
 

@@ -121,9 +121,10 @@ TEST_F(Tiles, OperationsTakeThem) {
   EXPECT_EQ(conv2d_max_pool2(x, Conv2d{w, {}, kOptions}).shape(), (Shape{2, 3, 3, 16}));
 }
 
+// Tiles, or dot products of pairs.
 TEST(TileBlock, InstructionsMatchPlainCode) {
   use_tile_block(nullptr);
-  if (!tile_block()) GTEST_SKIP() << "this processor has no tile instructions, or the system does not permit them";
+  if (!tile_block()) GTEST_SKIP() << "this processor has no such instructions, or the system does not permit them";
   const Tensor a = rounded({40, 96}, 1), b = rounded({48, 80}, 2);  // b: 48 pairs of rows of 40 columns
   const std::int64_t offsets[] = {0, 32, 64};
   for (int rows : {1, 2}) {
