@@ -1,22 +1,25 @@
 // CPU kernels of 3x3 convolutions by tiles. A frame is a few images [H,W,C] one after the other, each row with a zero
 // pixel behind it and each image with a row of zeros behind it: then the pixel that tap (i, j) meets lies a fixed
 // distance (i - 1)(W + 1) + j - 1 from the output's, across all borders, and 16 pixels in a row are the rows of a tile.
-#include "layers/conv2d_tiles.h"
-
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "layers/conv2d_tiles_cpu.cpp"
+#include "hwy/foreach_target.h"
+//
 #include <algorithm>
 
 #include "core/memory.h"
 #include "core/parallel.h"
+#include "core/simd.h"
 #include "core/tile_block.h"
+#include "layers/conv2d_tiles.h"
+#include "layers/pool_taps-inl.h"
+#include "layers/tile_rows-inl.h"
 
-namespace dattn {
+HWY_BEFORE_NAMESPACE();
+namespace dattn::HWY_NAMESPACE {
 
-namespace {
-
-constexpr std::int64_t kTaps = 9, kPanel = 2 * kTileSide;
+constexpr std::int64_t kTaps = 9;
 constexpr std::int64_t kFramePixels = 512;  // of a frame, at least, where there are so many
-
-std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
 // Sizes of maps [N,H,W] and of their frames.
 struct Frames {
@@ -64,9 +67,19 @@ struct PooledImages {
     const std::int64_t H = dy.size(1), W = dy.size(2), C = dy.size(3);
     const bfloat16* from = dy.data<bfloat16>() + n * H * W * C;
     const std::uint8_t* tap = taps.data<std::uint8_t>() + n * H * W * C;
-    for (std::int64_t i = 0; i < H * W * C; ++i) {
-      const std::int64_t h = 2 * (i / C / W) + tap[i] / 2, w = 2 * (i / C % W) + tap[i] % 2;
-      frame[(h * f.row + w) * depth + i % C] = from[i];
+    for (std::int64_t h = 0; h < H; ++h) {
+      for (std::int64_t w = 0; w < W; ++w, from += C, tap += C) {
+        bfloat16* window = frame + (2 * h * f.row + 2 * w) * depth;
+        for_channels(Wide<float>(), 0, C, [&](auto d, std::int64_t c) HWY_ATTR {
+          const hn::RebindToUnsigned<decltype(d)> du;
+          const auto value = load(d, from + c);
+          const auto place = load_taps(d, tap + c);
+          for (std::int64_t k = 0; k < 4; ++k) {
+            const auto here = hn::RebindMask(d, hn::Eq(place, hn::Set(du, static_cast<std::uint32_t>(k))));
+            store(hn::IfThenElseZero(here, value), d, window + (k / 2 * f.row + k % 2) * depth + c);
+          }
+        });
+      }
     }
   }
 };
@@ -86,13 +99,12 @@ void fill_frame(const Images& images, const Frames& f, std::int64_t frame, std::
 struct PlainResult {
   Tensor& y;
 
-  void store(const Frames& f, std::int64_t n, const float* sums, std::int64_t depth, const float* b) const {
+  void write(const Frames& f, std::int64_t n, const float* sums, std::int64_t depth, const float* b) const {
     const std::int64_t C = y.size(3);
     bfloat16* to = y.data<bfloat16>() + n * f.H * f.W * C;
     for (std::int64_t h = 0; h < f.H; ++h) {
       for (std::int64_t w = 0; w < f.W; ++w, to += C) {
-        const float* from = sums + (h * f.row + w) * depth;
-        for (std::int64_t c = 0; c < C; ++c) to[c] = bfloat16(b ? from[c] + b[c] : from[c]);
+        store_sums(sums + (h * f.row + w) * depth, b, C, to);
       }
     }
   }
@@ -102,20 +114,22 @@ struct PlainResult {
 struct PooledResult {
   Tensor &y, &taps;
 
-  void store(const Frames& f, std::int64_t n, const float* sums, std::int64_t depth, const float* b) const {
+  void write(const Frames& f, std::int64_t n, const float* sums, std::int64_t depth, const float* b) const {
     const std::int64_t H = y.size(1), W = y.size(2), C = y.size(3);
     bfloat16* to = y.data<bfloat16>() + n * H * W * C;
     std::uint8_t* tap = taps.data<std::uint8_t>() + n * H * W * C;
-    for (std::int64_t i = 0; i < H * W * C; ++i) {
-      const std::int64_t c = i % C;
-      const float* window = sums + (2 * (i / C / W) * f.row + 2 * (i / C % W)) * depth + c;
-      float best = window[0];
-      tap[i] = 0;
-      for (std::uint8_t k = 1; k < 4; ++k) {
-        const float v = window[(k / 2 * f.row + k % 2) * depth];
-        if (v > best || v != v) best = v, tap[i] = k;  // the first of equal values stays, and NaN
+    for (std::int64_t h = 0; h < H; ++h) {
+      for (std::int64_t w = 0; w < W; ++w, to += C, tap += C) {
+        const float* window = sums + (2 * h * f.row + 2 * w) * depth;
+        for_channels(Wide<float>(), 0, C, [&](auto d, std::int64_t c) HWY_ATTR {
+          auto best = hn::LoadU(d, window + c);
+          auto place = hn::Zero(hn::RebindToUnsigned<decltype(d)>());
+          for (int k = 1; k < 4; ++k)
+            keep_larger(d, hn::LoadU(d, window + (k / 2 * f.row + k % 2) * depth + c), k, best, place);
+          store(b ? hn::Add(best, hn::LoadU(d, b + c)) : best, d, to + c);
+          store_taps(d, place, tap + c);
+        });
       }
-      to[i] = bfloat16(b ? best + b[c] : best);
     }
   }
 };
@@ -186,28 +200,11 @@ void convolve(const Images& images, const Frames& f, const Tensor& w, const Tens
       }
     }
     for (std::int64_t n = frame * f.images; n < f.last_image(frame); ++n)
-      result.store(f, n, sums.data() + n % f.images * f.image * width, width, b ? b.data<float>() : nullptr);
+      result.write(f, n, sums.data() + n % f.images * f.image * width, width, b ? b.data<float>() : nullptr);
   });
 }
 
 // --- filter gradient ---
-
-// Rows 2i + first and 2i + 1 + first of a frame, element by element: tiles of B whose sum runs over pixels.
-void interleave(const bfloat16* pixels, std::int64_t first, std::int64_t pairs, std::int64_t depth, bfloat16* to) {
-  for (std::int64_t i = 0; i < pairs; ++i, to += 2 * depth) {
-    const bfloat16 *even = pixels + (2 * i + first) * depth, *odd = even + depth;
-    for (std::int64_t c = 0; c < depth; ++c) to[2 * c] = even[c], to[2 * c + 1] = odd[c];
-  }
-}
-
-// to [depth][count] from [count][depth], by squares.
-void transpose(const bfloat16* from, std::int64_t count, std::int64_t depth, bfloat16* to) {
-  for (std::int64_t p = 0; p < count; p += kTileSide) {
-    for (std::int64_t c = 0; c < depth; ++c) {
-      for (std::int64_t i = 0; i < kTileSide; ++i) to[c * count + p + i] = from[(p + i) * depth + c];
-    }
-  }
-}
 
 // dw [O,3,3,C] += the sum over pixels of dy [pixel, o] x [pixel + tap, c]: frames in a fixed number of parts, each with
 // a sum [tap][o][c] of its own.
@@ -222,7 +219,7 @@ class FilterGradient {
         C_(x.size(3)),
         rows_(round_up(O_, kPanel)),
         depth_(round_up(C_, kPanel)),
-        part_(tile_count(f_.count, kParts)),
+        part_(tile_count(f_.count, std::clamp<std::int64_t>(kPartsNumbers / sum_size(), kLeastParts, kMostParts))),
         dw_(dw.data<float>()) {}
 
   void run() const {
@@ -246,31 +243,33 @@ class FilterGradient {
   }
 
  private:
-  static constexpr std::int64_t kParts = 16;
+  static constexpr std::int64_t kPartsNumbers = 4 << 20, kLeastParts = 4, kMostParts = 16;
 
   std::int64_t sum_size() const { return kTaps * rows_ * depth_; }
 
   void add_frame(std::int64_t frame, float* sum) const {
     const std::int64_t pixels = f_.pixels(), pairs = (f_.all_pixels() - 2) / 2;
     Scratch<bfloat16> source(static_cast<std::size_t>(f_.all_pixels() * std::max(depth_, rows_)));
-    Scratch<bfloat16> dy(static_cast<std::size_t>(rows_ * pixels));
-    Scratch<bfloat16> x(
-        static_cast<std::size_t>(2 * pairs * 2 * depth_));  // from an even pixel on, and from an odd one
+    Scratch<std::uint32_t> pairs_of_dy(static_cast<std::size_t>(pixels / 2 * rows_)), dy(pairs_of_dy.size());
+    Scratch<std::uint32_t> x(
+        static_cast<std::size_t>(2 * pairs * depth_));  // from an even pixel on, and from an odd one
     fill_frame(dy_, f_, frame, rows_, source.data());
-    transpose(source.data() + f_.lead() * rows_, pixels, rows_, dy.data());
+    interleave_rows(source.data() + f_.lead() * rows_, pixels, rows_, rows_, pairs_of_dy.data());
+    turn_pairs_over(pairs_of_dy.data(), pixels / 2, rows_, dy.data(), pixels / 2);
     fill_frame(x_, f_, frame, depth_, source.data());
-    interleave(source.data(), 0, pairs, depth_, x.data());
-    interleave(source.data(), 1, pairs, depth_, x.data() + pairs * 2 * depth_);
+    interleave_rows(source.data(), 2 * pairs, depth_, depth_, x.data());
+    interleave_rows(source.data() + depth_, 2 * pairs, depth_, depth_, x.data() + pairs * depth_);
     Scratch<std::int64_t> offsets(static_cast<std::size_t>(pixels / kTileDepth));
     for (std::int64_t s = 0; s < pixels / kTileDepth; ++s) offsets.data()[s] = s * kTileDepth;
     const TileBlockFunction multiply = tile_block();
     for (std::int64_t k = 0; k < kTaps; ++k) {
       const std::int64_t first = f_.tap(k);
-      const bfloat16* b = x.data() + (first % 2 * pairs + first / 2) * 2 * depth_;
+      const bfloat16* b = as_numbers(x.data() + (first % 2 * pairs + first / 2) * depth_);
       for (std::int64_t c = 0; c < depth_; c += kPanel) {
         for (std::int64_t o = 0; o < rows_; o += kPanel) {
-          multiply({2, 2, dy.data() + o * pixels, pixels, offsets.data(), b + 2 * c, 2 * depth_, kTileDepth,
-                    kTileSide * 2 * depth_, pixels / kTileDepth, sum + (k * rows_ + o) * depth_ + c, depth_, true});
+          multiply({2, 2, as_numbers(dy.data() + o * pixels / 2), pixels, offsets.data(), b + 2 * c, 2 * depth_,
+                    kTileDepth, kTileSide * 2 * depth_, pixels / kTileDepth, sum + (k * rows_ + o) * depth_ + c, depth_,
+                    true});
         }
       }
     }
@@ -283,7 +282,57 @@ class FilterGradient {
   float* dw_;
 };
 
-}  // namespace
+void TilesForward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y) {
+  convolve(PlainImages{x}, Frames(x), w, b, false, PlainResult{y});
+}
+void TilesBackwardData(const Tensor& dy, const Tensor& w, Tensor& dx) {
+  convolve(PlainImages{dy}, Frames(dx), w, Tensor(), true, PlainResult{dx});
+}
+void TilesBackwardFilter(const Tensor& dy, const Tensor& x, Tensor& dw) {
+  FilterGradient(PlainImages{dy}, dy.size(3), x, dw).run();
+}
+
+void TilesPoolForward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y, Tensor& taps) {
+  convolve(PlainImages{x}, Frames(x), w, b, false, PooledResult{y, taps});
+}
+void TilesPoolBackwardData(const Tensor& dy, const Tensor& taps, const Tensor& w, Tensor& dx) {
+  convolve(PooledImages{dy, taps}, Frames(dx), w, Tensor(), true, PlainResult{dx});
+}
+void TilesPoolBackwardFilter(const Tensor& dy, const Tensor& taps, const Tensor& x, Tensor& dw) {
+  FilterGradient(PooledImages{dy, taps}, dy.size(3), x, dw).run();
+}
+
+}  // namespace dattn::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace dattn {
+
+HWY_EXPORT(TilesForward);
+HWY_EXPORT(TilesBackwardData);
+HWY_EXPORT(TilesBackwardFilter);
+HWY_EXPORT(TilesPoolForward);
+HWY_EXPORT(TilesPoolBackwardData);
+HWY_EXPORT(TilesPoolBackwardFilter);
+
+void tiles_forward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y) {
+  HWY_DYNAMIC_DISPATCH(TilesForward)(x, w, b, y);
+}
+void tiles_backward_data(const Tensor& dy, const Tensor& w, Tensor& dx) {
+  HWY_DYNAMIC_DISPATCH(TilesBackwardData)(dy, w, dx);
+}
+void tiles_backward_filter(const Tensor& dy, const Tensor& x, Tensor& dw) {
+  HWY_DYNAMIC_DISPATCH(TilesBackwardFilter)(dy, x, dw);
+}
+void tiles_pool_forward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y, Tensor& taps) {
+  HWY_DYNAMIC_DISPATCH(TilesPoolForward)(x, w, b, y, taps);
+}
+void tiles_pool_backward_data(const Tensor& dy, const Tensor& taps, const Tensor& w, Tensor& dx) {
+  HWY_DYNAMIC_DISPATCH(TilesPoolBackwardData)(dy, taps, w, dx);
+}
+void tiles_pool_backward_filter(const Tensor& dy, const Tensor& taps, const Tensor& x, Tensor& dw) {
+  HWY_DYNAMIC_DISPATCH(TilesPoolBackwardFilter)(dy, taps, x, dw);
+}
 
 bool tiles_suit(const Tensor& images, const Tensor& w, const Conv2dOptions& o) {
   constexpr std::int64_t kLeastChannels = 16;
@@ -292,24 +341,5 @@ bool tiles_suit(const Tensor& images, const Tensor& w, const Conv2dOptions& o) {
          images.elements() > 0 && fast_tile_block() != nullptr;
 }
 
-void tiles_forward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y) {
-  convolve(PlainImages{x}, Frames(x), w, b, false, PlainResult{y});
-}
-void tiles_backward_data(const Tensor& dy, const Tensor& w, Tensor& dx) {
-  convolve(PlainImages{dy}, Frames(dx), w, Tensor(), true, PlainResult{dx});
-}
-void tiles_backward_filter(const Tensor& dy, const Tensor& x, Tensor& dw) {
-  FilterGradient(PlainImages{dy}, dy.size(3), x, dw).run();
-}
-
-void tiles_pool_forward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y, Tensor& taps) {
-  convolve(PlainImages{x}, Frames(x), w, b, false, PooledResult{y, taps});
-}
-void tiles_pool_backward_data(const Tensor& dy, const Tensor& taps, const Tensor& w, Tensor& dx) {
-  convolve(PooledImages{dy, taps}, Frames(dx), w, Tensor(), true, PlainResult{dx});
-}
-void tiles_pool_backward_filter(const Tensor& dy, const Tensor& taps, const Tensor& x, Tensor& dw) {
-  FilterGradient(PooledImages{dy, taps}, dy.size(3), x, dw).run();
-}
-
 }  // namespace dattn
+#endif

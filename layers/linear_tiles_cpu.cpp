@@ -12,23 +12,12 @@
 #include "core/simd.h"
 #include "core/tile_block.h"
 #include "layers/linear_tiles.h"
-#include "layers/turn_over-inl.h"
+#include "layers/tile_rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
 
-constexpr std::int64_t kPanel = 2 * kTileSide;          // rows or columns of a block
 constexpr std::int64_t kTile = kTileSide * kTileDepth;  // numbers of a tile of B
-
-inline std::int64_t round_up(std::int64_t n, std::int64_t to) { return tile_count(n, to) * to; }
-
-// to[i] = from[i], or with a bias from[i] + b[i].
-inline void store_sums(const float* from, const float* b, std::int64_t n, bfloat16* to) {
-  for_channels(Wide<float>(), 0, n, [&](auto d, std::int64_t i) HWY_ATTR {
-    const auto sum = hn::LoadU(d, from + i);
-    store(b ? hn::Add(sum, hn::LoadU(d, b + i)) : sum, d, to + i);
-  });
-}
 
 // --- forward and data gradient ---
 
@@ -93,22 +82,6 @@ void multiply(const Tensor& x, const Tensor& w, bool transposed, const Tensor& b
 
 // --- weight gradient ---
 
-// Pairs of rows of `from` [rows, columns], element by element: to [rows / 2][step] of pairs; a last row without a
-// second one goes with zeros.
-inline void interleave_rows(const bfloat16* from, std::int64_t rows, std::int64_t columns, std::int64_t step,
-                            std::uint32_t* to) {
-  for (std::int64_t r = 0; r < rows; r += 2, from += 2 * columns, to += step) {
-    for_channels(hn::ScalableTag<std::uint32_t>(), 0, columns, [&](auto d, std::int64_t c) HWY_ATTR {
-      const hn::Rebind<std::uint16_t, decltype(d)> d16;
-      const auto bits = [&](const bfloat16* p) HWY_ATTR {
-        return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(p + c)));
-      };
-      const auto even = bits(from);
-      hn::StoreU(r + 1 < rows ? hn::Or(even, hn::ShiftLeft<16>(bits(from + columns))) : even, d, to + c);
-    });
-  }
-}
-
 // dw [out,in] += dy' x: stretches of rows in a fixed number of parts, each with sums of its own.
 class WeightGradient {
  public:
@@ -151,8 +124,7 @@ class WeightGradient {
       for (auto [data, step] : {std::pair(x.data(), width_), std::pair(dy.data(), height_)}) {
         std::fill(data + (rows + 1) / 2 * step, data + pairs * step, 0u);
       }
-      turn_over(reinterpret_cast<const float*>(dy.data()), height_, pairs, height_,
-                reinterpret_cast<float*>(turned.data()), kPairs);
+      turn_pairs_over(dy.data(), pairs, height_, turned.data(), kPairs);
       multiply(turned.data(), x.data(), 2 * pairs / kTileDepth, sum);
     }
   }
@@ -164,9 +136,8 @@ class WeightGradient {
     const TileBlockFunction block = tile_block();
     for (std::int64_t i = 0; i < width_; i += kPanel) {
       for (std::int64_t o = 0; o < height_; o += kPanel) {
-        block({2, 2, reinterpret_cast<const bfloat16*>(dy + o * kPairs), kStretch, offsets,
-               reinterpret_cast<const bfloat16*>(x + i), 2 * width_, kTileDepth, kTileSide * 2 * width_, steps,
-               sum + o * width_ + i, width_, true});
+        block({2, 2, as_numbers(dy + o * kPairs), kStretch, offsets, as_numbers(x + i), 2 * width_, kTileDepth,
+               kTileSide * 2 * width_, steps, sum + o * width_ + i, width_, true});
       }
     }
   }
