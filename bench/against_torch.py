@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Compares `bench` with PyTorch on this machine, case by case, in alternation.
 
-usage: against_torch.py BENCH VENV [--case NAME]... [--device cpu|cuda] [--precision float32|bfloat16] [--threads N]
-       [--rounds N] [--calls N] [--raw FILE] [--write]
+usage: against_torch.py BENCH VENV [--case NAME]... [--variant NAME]... [--device cpu|cuda]
+       [--precision float32|bfloat16] [--threads N] [--rounds N] [--calls N] [--raw FILE] [--write]
 
 A round of a case runs every variant of the peer (on the CPU: fused attention and plain, channels-last and contiguous,
 compiled and not; on a GPU: eager, compiled, compiled with CUDA graphs) and dattn, one process each, one after the other;
-which of the two sides begins alternates. After the first round only the peer's two fastest variants go on. Figures are
-medians over rounds of each process's own median. --write puts the table into docs/performance.md and the raw lines into
+which of the two sides begins alternates. After the first round only the peer's two fastest variants go on; --variant
+names those that run at all, where the slow ones are known. Figures are medians over rounds of each process's own median. --write puts the table into docs/performance.md and the raw lines into
 bench/results/; --raw puts them into a file as they come.
 """
 import argparse
@@ -49,7 +49,8 @@ def lines_of(command):
 class Comparison:
     def __init__(self, options):
         self.options = options
-        self.variants = ON_CPU if options.device == 'cpu' else ON_CUDA
+        variants = ON_CPU if options.device == 'cpu' else ON_CUDA
+        self.variants = {name: variants[name] for name in options.variant or variants}
         self.raw = []
         if options.raw:
             options.raw.write_text('')
@@ -78,7 +79,7 @@ class Comparison:
     def case(self, case):
         variants = list(self.variants)
         if self.options.device == 'cpu' and case.startswith(('conv_', 'plain_')):
-            variants = WITHOUT_ATTENTION
+            variants = [name for name in WITHOUT_ATTENTION if name in self.variants]
         ours, peers = [], {}
         for number in range(self.options.rounds):
             sides = [('dattn', None)] + [('torch', v) for v in variants]
@@ -153,8 +154,9 @@ def write(comparison, rows):
     _, found, after = rest.partition(END)
     if not found:
         sys.exit(f'against_torch: {page} has no lines {BEGIN} and {END} to write between')
-    note = (f'{processor()}, {comparison.options.threads} threads, {day}: medians of {comparison.options.rounds} rounds, '
-            f'raw lines in `bench/results/{results.name}`.')
+    variants = ', '.join(comparison.variants)
+    note = (f'{processor()}, {comparison.options.threads} threads, {day}: medians of {comparison.options.rounds} rounds of '
+            f'the peer\'s variants {variants}; raw lines in `bench/results/{results.name}`.')
     page.write_text(f'{before}{BEGIN}\n{note}\n\n{table(rows)}\n{END}{after}')
 
 
@@ -163,6 +165,7 @@ def main():
     parser.add_argument('bench', type=pathlib.Path)
     parser.add_argument('venv', type=pathlib.Path)
     parser.add_argument('--case', action='append')
+    parser.add_argument('--variant', action='append', choices=list(dict.fromkeys([*ON_CPU, *ON_CUDA])), help='of the peer [all]')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
     parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32')
     parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)))
@@ -173,6 +176,9 @@ def main():
     options = parser.parse_args()
     if options.write and options.device != 'cpu':
         parser.error('--write is for the CPU')
+    for name in options.variant or []:
+        if name not in (ON_CPU if options.device == 'cpu' else ON_CUDA):
+            parser.error(f'the {options.device} has no variant {name!r}')
     comparison, rows = Comparison(options), []
     for case in chosen_cases(options):
         print(f'timing {case}', file=sys.stderr, flush=True)
