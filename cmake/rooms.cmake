@@ -7,10 +7,11 @@ target_compile_options(dattn_flags INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-W
 target_compile_definitions(dattn_flags INTERFACE "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4)")
 # Under sanitizers kernels are compiled for this machine alone, as each instruction set takes minutes; and what
 # AddressSanitizer sees anyhow is not checked twice.
-# GCC warns of uninitialised memory in the standard library where sanitizers have changed the code (GCC bug 105562).
+# GCC warns of uninitialised memory in the standard library where sanitizers have changed the code (GCC bug 105562), and in its own
+# header of AVX-512 intrinsics (bug 105593).
 if(DATTN_SANITIZE)
   target_compile_options(dattn_flags INTERFACE -march=native -fsanitize=${DATTN_SANITIZE} -fno-sanitize-recover=all
-                                               -fno-omit-frame-pointer -Wno-maybe-uninitialized)
+                                               -fno-omit-frame-pointer -Wno-maybe-uninitialized -Wno-uninitialized)
   if(DATTN_SANITIZE MATCHES address)
     target_compile_options(dattn_flags INTERFACE -fno-sanitize=null,object-size,vptr)
   endif()
