@@ -281,7 +281,7 @@ bool winograd_suits(const Tensor& w, const Conv2dOptions& o, const Shape& source
   const auto taps = [](std::int64_t from, std::int64_t to) { return 3 * std::min(from, to) - (from == to ? 2 : 0); };
   const std::int64_t direct = taps(source[1], target[1]) * taps(source[2], target[2]);
   const auto places = [mixed = target[0] >= kMixedSquareImages](std::int64_t n) {
-    return n / 4 * 6 + (n % 4 == 0 ? 0 : mixed ? n % 4 + 2 : 6);
+    return n / 4 * 6 + (n % 4 == 0 ? 0 : mixed ? std::max<std::int64_t>(n % 4, 2) + 2 : 6);
   };
   return target[0] * (direct - places(target[1]) * places(target[2]) * 5 / 4) > filter_transform;
 }
