@@ -14,7 +14,7 @@ void gemm_tile(Trans ta, Trans tb, std::int64_t m, std::int64_t n, std::int64_t 
                std::int64_t lda, const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc);
 
 /// The same product over all threads: the rows or columns of C, whichever are more, in tiles that depend on the sizes
-/// alone. A product with a long sum and a small C (a weight gradient) is split along the sum into a fixed number of
+/// alone. A product with a long sum and a small C (a Gram matrix) is split along the sum into a fixed number of
 /// parts.
 template <typename T>
 void gemm(Trans ta, Trans tb, std::int64_t m, std::int64_t n, std::int64_t k, T alpha, const T* a, std::int64_t lda,

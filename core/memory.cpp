@@ -35,7 +35,7 @@ bool is_large(std::size_t bytes) { return kCaching && bytes >= kLarge; }
 
 // Bytes of memory and swap together: more cannot be backed, whatever address space the system hands out.
 std::size_t machine_memory() {
-  struct sysinfo info{};
+  struct sysinfo info {};
   sysinfo(&info);
   return (static_cast<std::size_t>(info.totalram) + info.totalswap) * info.mem_unit;
 }
