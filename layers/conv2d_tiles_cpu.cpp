@@ -209,9 +209,9 @@ void convolve(const Images& images, const Frames& f, const Tensor& w, const Tens
 // dw [O,3,3,C] += the sum over pixels of dy [pixel, o] x [pixel + tap, c]: frames in a fixed number of parts, each with
 // a sum [tap][o][c] of its own.
 template <class Gradients>
-class FilterGradient {
+class TilesFilterGradient {
  public:
-  FilterGradient(const Gradients& dy, std::int64_t outputs, const Tensor& x, Tensor& dw)
+  TilesFilterGradient(const Gradients& dy, std::int64_t outputs, const Tensor& x, Tensor& dw)
       : f_(x),
         dy_(dy),
         x_{x},
@@ -289,7 +289,7 @@ void TilesBackwardData(const Tensor& dy, const Tensor& w, Tensor& dx) {
   convolve(PlainImages{dy}, Frames(dx), w, Tensor(), true, PlainResult{dx});
 }
 void TilesBackwardFilter(const Tensor& dy, const Tensor& x, Tensor& dw) {
-  FilterGradient(PlainImages{dy}, dy.size(3), x, dw).run();
+  TilesFilterGradient(PlainImages{dy}, dy.size(3), x, dw).run();
 }
 
 void TilesPoolForward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y, Tensor& taps) {
@@ -299,7 +299,7 @@ void TilesPoolBackwardData(const Tensor& dy, const Tensor& taps, const Tensor& w
   convolve(PooledImages{dy, taps}, Frames(dx), w, Tensor(), true, PlainResult{dx});
 }
 void TilesPoolBackwardFilter(const Tensor& dy, const Tensor& taps, const Tensor& x, Tensor& dw) {
-  FilterGradient(PooledImages{dy, taps}, dy.size(3), x, dw).run();
+  TilesFilterGradient(PooledImages{dy, taps}, dy.size(3), x, dw).run();
 }
 
 }  // namespace dattn::HWY_NAMESPACE

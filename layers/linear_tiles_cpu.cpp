@@ -83,9 +83,9 @@ void multiply(const Tensor& x, const Tensor& w, bool transposed, const Tensor& b
 // --- weight gradient ---
 
 // dw [out,in] += dy' x: stretches of rows in a fixed number of parts, each with sums of its own.
-class WeightGradient {
+class TilesWeightGradient {
  public:
-  WeightGradient(const Tensor& dy, const Tensor& x, Tensor& dw)
+  TilesWeightGradient(const Tensor& dy, const Tensor& x, Tensor& dw)
       : rows_(dy.shape().rows()),
         out_(dw.size(0)),
         in_(dw.size(1)),
@@ -149,7 +149,7 @@ class WeightGradient {
 
 void LinearTilesForward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y) { multiply(x, w, true, b, y); }
 void LinearTilesBackwardData(const Tensor& dy, const Tensor& w, Tensor& dx) { multiply(dy, w, false, Tensor(), dx); }
-void LinearTilesBackwardWeight(const Tensor& dy, const Tensor& x, Tensor& dw) { WeightGradient(dy, x, dw).run(); }
+void LinearTilesBackwardWeight(const Tensor& dy, const Tensor& x, Tensor& dw) { TilesWeightGradient(dy, x, dw).run(); }
 
 }  // namespace dattn::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
