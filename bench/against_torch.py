@@ -5,10 +5,11 @@ usage: against_torch.py BENCH VENV [--case NAME]... [--variant NAME]... [--devic
        [--precision float32|bfloat16] [--threads N] [--rounds N] [--calls N] [--raw FILE] [--write]
 
 A round of a case runs every variant of the peer (on the CPU: fused attention and plain, channels-last and contiguous,
-compiled and not; on a GPU: eager, compiled, compiled with CUDA graphs) and dattn, one process each, one after the other;
-which of the two sides begins alternates. After the first round only the peer's two fastest variants go on; --variant
-names those that run at all, where the slow ones are known. Figures are medians over rounds of each process's own median. --write puts the table into docs/performance.md and the raw lines into
-bench/results/; --raw puts them into a file as they come.
+compiled and not; on a GPU: eager, compiled, compiled with CUDA graphs) and dattn, one process each, one after the
+other; which of the two sides begins alternates. After the first round only the peer's two fastest variants go on;
+--variant names those that run at all, where the slow ones are known. Figures are medians over rounds of each process's
+own median. --write puts the table into docs/performance.md and the raw lines into bench/results/; --raw puts them into
+a file as they come.
 """
 import argparse
 import datetime
@@ -165,7 +166,8 @@ def main():
     parser.add_argument('bench', type=pathlib.Path)
     parser.add_argument('venv', type=pathlib.Path)
     parser.add_argument('--case', action='append')
-    parser.add_argument('--variant', action='append', choices=list(dict.fromkeys([*ON_CPU, *ON_CUDA])), help='of the peer [all]')
+    parser.add_argument('--variant', action='append', choices=list(dict.fromkeys([*ON_CPU, *ON_CUDA])),
+                        help='of the peer [all]')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
     parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32')
     parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)))
