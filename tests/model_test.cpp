@@ -47,9 +47,9 @@ void check_direction(Classifier& model, const Tensor& images, const Tensor& labe
   EXPECT_NEAR(analytic, numeric, 1e-5 * std::max(std::abs(analytic), std::abs(numeric)) + 1e-3) << named.name;
 }
 
-void check_network(const DattnCnnSizes& sizes, const char* attention) {
+void check_network(const DattnCnnSizes& sizes, const ModelOptions& options) {
   Random random(3, Purpose::init);
-  DattnCnn model(sizes, attention, 10, random);
+  DattnCnn model(sizes, options, random);
   convert(model, Dtype::float64);
   // Output projections start at zero; other numbers let every gradient show.
   std::uint32_t lane = 5000;
@@ -65,9 +65,12 @@ void check_network(const DattnCnnSizes& sizes, const char* attention) {
   }
 }
 
-TEST(WholeNetwork, GradientsOfDattnCnnWithDattention) { check_network(kDattnCnn, "dattention"); }
-TEST(WholeNetwork, GradientsOfDattnCnnWithSelfAttention) { check_network(kDattnCnn, "self"); }
-TEST(WholeNetwork, GradientsOfGroupsOfThreeConvolutions) { check_network({{32, 64, 64}, 3}, "dattention"); }
+TEST(WholeNetwork, GradientsOfDattnCnnWithDattention) { check_network(kDattnCnn, {}); }
+TEST(WholeNetwork, GradientsOfDattnCnnWithSelfAttention) { check_network(kDattnCnn, {.attention = "self"}); }
+TEST(WholeNetwork, GradientsOfGroupsOfThreeConvolutions) { check_network({{32, 64, 64}, 3}, {}); }
+TEST(WholeNetwork, GradientsWithSamplesOfALargeMap) {
+  check_network({{32, 32, 32}, 2}, {.attention_maps = {31}, .attention_stride = 4});
+}
 
 // The loss before the first and at the last of some steps on `count` images.
 std::pair<double, double> overfit(const std::string& name, std::int64_t count, int steps) {
@@ -125,7 +128,7 @@ TEST(WholeNetwork, TheWideOneHasARecipeOfItsOwn) {
 // The names and shapes that the PyTorch peer's state_dict has.
 TEST(Checkpoint, TensorsHaveThePeersNames) {
   Random random(1, Purpose::init);
-  DattnCnn model(kDattnCnn, "dattention", 10, random);
+  DattnCnn model(kDattnCnn, {}, random);
   std::map<std::string, Shape> found;
   for (const auto& [name, x] : model_tensors(model)) found[name] = x.shape();
   EXPECT_EQ(found.size(), 79u);

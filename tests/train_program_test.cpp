@@ -169,6 +169,11 @@ TEST_F(TrainProgram, RefusesWhatCannotBe) {
       {"--batch-size -3", 2, "--batch-size"},
       {"--frobnicate", 2, "frobnicate"},
       {"--model resnet18 --attention self", 2, "--attention"},
+      {"--model resnet18 --attention-maps 15", 2, "--attention-maps"},
+      {"--attention-maps 16", 2, "--attention-maps"},
+      {"--attention-maps 15 --attention none", 2, "with none there are no blocks"},
+      {"--attention-stride 2 --attention self", 2, "self looks at every pixel"},
+      {"--attention-stride 8", 2, "8 is larger than the smallest map with attention, 7 x 7"},
       {"--resume", 2, "--out"},
       {"--out " + out("none") + " --resume", 1, "nothing to resume"},
       {command("x", fmt::format("--batch-size {}", 3 * kBatch + 1)), 1,
@@ -213,6 +218,21 @@ TEST_F(TrainProgram, ReadsAConfigFile) {
                                                out("a") + " --attention none");
   ASSERT_EQ(result.status, 0) << result.output;
   EXPECT_EQ(nlohmann::json::parse(last("a").metadata.at("state")).at("step"), 2);
+}
+
+TEST_F(TrainProgram, AttentionStandsWhereItIsAskedFor) {
+  const std::string blocks = "--attention-maps 7,31,7 --attention-stride 4";
+  ASSERT_EQ(run_program("train", command("maps", blocks + " --max-steps 1 --batch-size 5")).status, 0);
+  ASSERT_EQ(run_program("train", "--resume --max-steps 2 --out " + out("maps")).status, 0);
+  const auto file = last("maps");
+  EXPECT_TRUE(file.tensors.count("model.attention0.attention.proj_q.weight"));
+  EXPECT_FALSE(file.tensors.count("model.attention1.attention.proj_q.weight"));
+  EXPECT_TRUE(file.tensors.count("model.attention2.attention.proj_q.weight"));
+  const auto model = nlohmann::json::parse(file.metadata.at("model"));
+  EXPECT_EQ(model.at("attention_maps"), nlohmann::json({31, 7}));
+  const auto eval =
+      run_program("eval", "--checkpoint " + out("maps") + "/last.safetensors --data " + data() + " --json");
+  ASSERT_EQ(eval.status, 0) << eval.output;
 }
 
 TEST_F(TrainProgram, ResnetTrains) {

@@ -22,7 +22,11 @@ Tensor from_file(const Tensor& x) { return x.rank() == 4 ? from_nchw(x) : x; }
 Shape file_shape(const Shape& s) { return s.rank() == 4 ? Shape{s[0], s[3], s[1], s[2]} : s; }
 
 nlohmann::json to_json(const ModelOptions& m) {
-  return {{"name", m.name}, {"attention", m.attention}, {"classes", m.classes}};
+  return {{"name", m.name},
+          {"attention", m.attention},
+          {"classes", m.classes},
+          {"attention_maps", m.attention_maps},
+          {"attention_stride", m.attention_stride}};
 }
 
 CheckpointInfo parse_info(const std::string& path, const Metadata& metadata, bool has_ema) {
@@ -33,7 +37,10 @@ CheckpointInfo parse_info(const std::string& path, const Metadata& metadata, boo
   try {
     CheckpointInfo info;
     const auto model = nlohmann::json::parse(metadata.at("model")), data = nlohmann::json::parse(metadata.at("data"));
-    info.model = {model.at("name"), model.at("attention"), model.at("classes")};
+    const ModelOptions usual;  // in checkpoints before there was a choice
+    info.model = {model.at("name"), model.at("attention"), model.at("classes"),
+                  model.value("attention_maps", usual.attention_maps),
+                  model.value("attention_stride", usual.attention_stride)};
     data.at("classes").get_to(info.class_names);
     data.at("mean").get_to(info.normalisation.mean);
     data.at("std").get_to(info.normalisation.std);

@@ -1,6 +1,7 @@
 // The DAttention CNN.
 #include "train/dattn_cnn.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/ops.h"
@@ -16,6 +17,7 @@ namespace dattn {
 namespace {
 
 constexpr double kWhitenEps = 5e-4;
+constexpr std::int64_t kWhitened = 24;  // channels
 
 Conv2d identity_conv(std::int64_t in, std::int64_t out, Random& random) {
   Conv2d conv(in, out, 3, {.padding = 1}, false, random);
@@ -27,19 +29,17 @@ BatchNorm2d fixed_scale_norm(std::int64_t channels) {
   return BatchNorm2d(channels, {.eps = 1e-12, .momentum = 0.4, .frozen_scale = true});
 }
 
-std::variant<DAttention, SelfAttention> make_attention(std::int64_t channel, std::int64_t size, const std::string& kind,
-                                                       Random& random) {
-  if (kind == "self") return SelfAttention(channel, 8, random);
-  DAttentionOptions options;
-  options.channel = channel;
-  options.q_h = options.q_w = size;
-  return DAttention(options, random);
+std::variant<DAttention, SelfAttention> make_attention(std::int64_t channel, std::int64_t size,
+                                                       const ModelOptions& options, Random& random) {
+  if (options.attention == "self") return SelfAttention(channel, 8, random);
+  return DAttention({.channel = channel, .q_h = size, .q_w = size, .stride = options.attention_stride}, random);
 }
 
-std::optional<AttentionBlock> make_block(std::int64_t channel, std::int64_t size, const std::string& kind,
+std::optional<AttentionBlock> make_block(std::int64_t channel, std::int64_t size, const ModelOptions& options,
                                          Random& random) {
-  if (kind == "none") return std::nullopt;
-  return AttentionBlock(channel, size, kind, random);
+  const auto& maps = options.attention_maps;
+  if (options.attention == "none" || std::find(maps.begin(), maps.end(), size) == maps.end()) return std::nullopt;
+  return AttentionBlock(channel, size, options, random);
 }
 
 }  // namespace
@@ -78,8 +78,8 @@ void ConvGroup::visit(Visitor& v) {
 
 // --- attention block ---
 
-AttentionBlock::AttentionBlock(std::int64_t channel, std::int64_t size, const std::string& kind, Random& random)
-    : norm(channel), attention(make_attention(channel, size, kind, random)) {
+AttentionBlock::AttentionBlock(std::int64_t channel, std::int64_t size, const ModelOptions& options, Random& random)
+    : norm(channel), attention(make_attention(channel, size, options, random)) {
   std::visit(
       [](auto& a) {
         a.proj_out.weight.value().fill(0);
@@ -100,14 +100,15 @@ void AttentionBlock::visit(Visitor& v) {
 
 // --- network ---
 
-DattnCnn::DattnCnn(const DattnCnnSizes& sizes, const std::string& kind, std::int64_t classes, Random& random)
-    : whiten(3, 24, 2, {}, true, random),
-      group1(24, sizes.widths[0], sizes.convolutions, random),
+DattnCnn::DattnCnn(const DattnCnnSizes& sizes, const ModelOptions& options, Random& random)
+    : whiten(3, kWhitened, 2, {}, true, random),
+      group1(kWhitened, sizes.widths[0], sizes.convolutions, random),
       group2(sizes.widths[0], sizes.widths[1], sizes.convolutions, random),
       group3(sizes.widths[1], sizes.widths[2], sizes.convolutions, random),
-      attention1(make_block(sizes.widths[0], 15, kind, random)),
-      attention2(make_block(sizes.widths[1], 7, kind, random)),
-      head(sizes.widths[2], classes, false, random) {
+      attention0(make_block(kWhitened, 31, options, random)),
+      attention1(make_block(sizes.widths[0], 15, options, random)),
+      attention2(make_block(sizes.widths[1], 7, options, random)),
+      head(sizes.widths[2], options.classes, false, random) {
   whiten.weight = Parameter(whiten.weight.value(), Role::frozen);
   // The head starts with a standard deviation of 1; logits are divided by 16 sqrt(features) instead. So they start at
   // 1/16, and a step of SGD moves them as far, whatever the width.
@@ -124,7 +125,8 @@ Tensor DattnCnn::forward(const Tensor& images) {
   check(images.rank() == 4 && images.size(1) == 32 && images.size(2) == 32 && images.size(3) == 3,
         "dattn_cnn: expected images [N,32,32,3], got {}", images.shape());
   Tensor x = gelu(watch("whiten", "", whiten(images)));  // [N,31,31,24]
-  x = group1(x, "group1");                               // [N,15,15,widths[0]]
+  if (attention0) x = (*attention0)(x, "attention0");
+  x = group1(x, "group1");  // [N,15,15,widths[0]]
   if (attention1) x = (*attention1)(x, "attention1");
   x = group2(x, "group2");  // [N,7,7,widths[1]]
   if (attention2) x = (*attention2)(x, "attention2");
@@ -139,6 +141,7 @@ void DattnCnn::visit(Visitor& v) {
   v("group1", group1);
   v("group2", group2);
   v("group3", group3);
+  v("attention0", attention0);
   v("attention1", attention1);
   v("attention2", attention2);
   v("head", head);

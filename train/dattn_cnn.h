@@ -1,10 +1,10 @@
 // The DAttention CNN: a small convolutional network with two attention blocks, after airbench94 and, in its wide form,
 // airbench96 (arXiv 2404.00498).
-//   whiten 2x2 (frozen filters) -> GELU -> group1 -> attention1 -> group2 -> attention2 -> group3 -> max-pool 3 -> head
-//   / (16 sqrt(features))
+//   whiten 2x2 (frozen filters) -> GELU -> attention0 -> group1 -> attention1 -> group2 -> attention2 -> group3
+//   -> max-pool 3 -> head / (16 sqrt(features))
 // A group is conv3x3, max-pool 2, BatchNorm, GELU, conv3x3, BatchNorm, GELU, and in the wide form a third convolution:
 // + x' after its BatchNorm, x' being what the second convolution was given, then GELU. An attention block is x +
-// attention(BatchNorm(x)).
+// attention(BatchNorm(x)); there is none at attention0 unless it is asked for.
 #pragma once
 
 #include <array>
@@ -49,7 +49,7 @@ struct AttentionBlock {
   BatchNorm2d norm;
   std::variant<DAttention, SelfAttention> attention;
 
-  AttentionBlock(std::int64_t channel, std::int64_t size, const std::string& kind, Random& random);
+  AttentionBlock(std::int64_t channel, std::int64_t size, const ModelOptions& options, Random& random);
   Tensor operator()(const Tensor& x, const char* name);
   void visit(Visitor& v);
 };
@@ -58,10 +58,10 @@ struct AttentionBlock {
 struct DattnCnn : Classifier {
   Conv2d whiten;
   ConvGroup group1, group2, group3;
-  std::optional<AttentionBlock> attention1, attention2;  ///< absent for --attention none
+  std::optional<AttentionBlock> attention0, attention1, attention2;  ///< on maps of 31, 15 and 7 pixels a side
   Linear head;
 
-  DattnCnn(const DattnCnnSizes& sizes, const std::string& attention, std::int64_t classes, Random& random);
+  DattnCnn(const DattnCnnSizes& sizes, const ModelOptions& options, Random& random);
   Tensor forward(const Tensor& images) override;
   void visit(Visitor& v) override;
   /// Sets the whitening filters: eigenvectors of the covariance of 2x2 patches, scaled, and their negatives.

@@ -16,7 +16,7 @@ Dtype precision_type(const std::string& precision) {
 std::unique_ptr<Classifier> make_model(const ModelOptions& options, Random& random) {
   if (options.name == "dattn_cnn" || options.name == "dattn_cnn_wide") {
     const DattnCnnSizes& sizes = options.name == "dattn_cnn" ? kDattnCnn : kDattnCnnWide;
-    return std::make_unique<DattnCnn>(sizes, options.attention, options.classes, random);
+    return std::make_unique<DattnCnn>(sizes, options, random);
   }
   if (options.name == "resnet18") return std::make_unique<Resnet18>(options.classes, random);
   fail("model: expected dattn_cnn, dattn_cnn_wide or resnet18, got {}", options.name);

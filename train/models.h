@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/random.h"
 #include "layers/module.h"
@@ -28,6 +29,8 @@ struct ModelOptions {
   std::string name = "dattn_cnn";
   std::string attention = "dattention";
   std::int64_t classes = 10;
+  std::vector<std::int64_t> attention_maps{15, 7};  ///< sides of the maps with an attention block, of 31, 15 and 7
+  std::int64_t attention_stride = 1;                ///< of DAttention: pixels from sample to sample
 };
 
 /// Makes a network with fresh weights drawn from `random`.

@@ -1,6 +1,7 @@
 // Command line and JSON form of the training options.
 #include "train/options.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -9,10 +10,22 @@
 
 namespace dattn {
 
+ModelOptions model_options(const TrainOptions& o, std::int64_t classes) {
+  return {o.model, o.attention, classes, o.attention_maps, o.attention_stride};
+}
+
 nlohmann::json result_options(const TrainOptions& o) {
-  return {{"data", o.data},          {"model", o.model},           {"attention", o.attention},
-          {"epochs", o.epochs},      {"batch-size", o.batch_size}, {"lr-scale", o.lr_scale},
-          {"seed", o.seed},          {"holdout", o.holdout},       {"ema", o.ema},
+  return {{"data", o.data},
+          {"model", o.model},
+          {"attention", o.attention},
+          {"attention-maps", o.attention_maps},
+          {"attention-stride", o.attention_stride},
+          {"epochs", o.epochs},
+          {"batch-size", o.batch_size},
+          {"lr-scale", o.lr_scale},
+          {"seed", o.seed},
+          {"holdout", o.holdout},
+          {"ema", o.ema},
           {"precision", o.precision}};
 }
 
@@ -39,11 +52,39 @@ void set_result_options(TrainOptions& o, const nlohmann::json& saved) {
     saved.at("seed").get_to(o.seed);
     saved.at("holdout").get_to(o.holdout);
     saved.at("ema").get_to(o.ema);
-    o.precision = saved.value("precision", "float32");  // runs before there was a choice
+    // Runs before there was a choice.
+    const TrainOptions usual;
+    o.precision = saved.value("precision", usual.precision);
+    o.attention_maps = saved.value("attention-maps", usual.attention_maps);
+    o.attention_stride = saved.value("attention-stride", usual.attention_stride);
   } catch (const nlohmann::json::exception& e) {
     fail("checkpoint: its options cannot be read ({})", e.what());
   }
 }
+
+namespace {
+
+// What is wrong with one attention option beside the others is wrong usage.
+void check_attention(const CLI::App& app, TrainOptions& o) {
+  const auto refuse = [](const char* option, const std::string& why) { throw CLI::ValidationError(option, why); };
+  for (const char* option : {"--attention", "--attention-maps", "--attention-stride"}) {
+    if (app.count(option) > 0 && !has_attention(o.model))
+      refuse(option, "belongs to --model dattn_cnn and dattn_cnn_wide; " + o.model + " has no attention");
+  }
+  if (app.count("--attention-maps") > 0 && o.attention == "none")
+    refuse("--attention-maps", "belongs to --attention dattention and self; with none there are no blocks");
+  if (app.count("--attention-stride") > 0 && o.attention != "dattention")
+    refuse("--attention-stride", "belongs to --attention dattention; " + o.attention + " looks at every pixel");
+
+  std::sort(o.attention_maps.rbegin(), o.attention_maps.rend());
+  o.attention_maps.erase(std::unique(o.attention_maps.begin(), o.attention_maps.end()), o.attention_maps.end());
+  if (o.attention_stride > o.attention_maps.back()) {
+    refuse("--attention-stride", fmt::format("{} is larger than the smallest map with attention, {} x {}",
+                                             o.attention_stride, o.attention_maps.back(), o.attention_maps.back()));
+  }
+}
+
+}  // namespace
 
 ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
   ParsedTrainOptions parsed;
@@ -63,6 +104,13 @@ ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
   app.add_option("--model", o.model, "Network")->check(one_of(kModels))->capture_default_str();
   app.add_option("--attention", o.attention, "Attention blocks of dattn_cnn and dattn_cnn_wide")
       ->check(one_of(kAttentions))
+      ->capture_default_str();
+  app.add_option("--attention-maps", o.attention_maps, "Maps with an attention block, by their sides")
+      ->delimiter(',')
+      ->check(CLI::IsMember({31, 15, 7}))
+      ->capture_default_str();
+  app.add_option("--attention-stride", o.attention_stride, "Pixels from sample to sample in dattention")
+      ->check(CLI::Range(1, 31))
       ->capture_default_str();
   app.add_option("--epochs", o.epochs, "Length of the schedule [the recipe's own]")->check(positive);
   app.add_option("--batch-size", o.batch_size, "Images a step [the recipe's own]")
@@ -93,10 +141,7 @@ ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
     app.parse(argc, argv);
     if (o.resume && o.out.empty())
       throw CLI::ValidationError("--resume", "needs --out, the folder of the run to go on with");
-    if (o.attention != "dattention" && !has_attention(o.model)) {
-      throw CLI::ValidationError("--attention",
-                                 "belongs to --model dattn_cnn and dattn_cnn_wide; " + o.model + " has no attention");
-    }
+    check_attention(app, o);
   } catch (const CLI::ParseError& e) {
     parsed.exit_code = app.exit(e) == 0 ? 0 : 2;
     return parsed;

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "train/models.h"
+
 namespace dattn {
 
 /// Which kind of attention the blocks of dattn_cnn and dattn_cnn_wide hold.
@@ -19,6 +21,8 @@ struct TrainOptions {
   std::string data = "synthetic";
   std::string model = "dattn_cnn";
   std::string attention = "dattention";
+  std::vector<std::int64_t> attention_maps = ModelOptions().attention_maps;
+  std::int64_t attention_stride = 1;
   double epochs = 0;            ///< 0: the recipe's own
   std::int64_t batch_size = 0;  ///< 0: the recipe's own
   double lr_scale = 1;
@@ -36,6 +40,9 @@ struct TrainOptions {
   std::int64_t eval_every = 1;  ///< epochs between evaluations on the test images; the last is always evaluated
   bool resume = false;
 };
+
+/// The network asked for.
+ModelOptions model_options(const TrainOptions& options, std::int64_t classes);
 
 /// The options that decide the result, by their names on the command line.
 nlohmann::json result_options(const TrainOptions& options);

@@ -66,7 +66,7 @@ class DattnCnnRecipe final : public Recipe {
                                                                           .newton_schulz = {.steps = 3},
                                                                           .scale = MuonScale::none,
                                                                           .normalise_weights = true});
-    if (model.attention1 || model.attention2) {
+    if (model.attention0 || model.attention1 || model.attention2) {
       adamw_ = add<AdamW>({{flat().group(kAttention), attention_lr_, 0.01 * root, 1 / batch}},
                           AdamOptions{.beta1 = 0.9, .beta2 = 0.95});
     }
@@ -101,8 +101,9 @@ class DattnCnnRecipe final : public Recipe {
     add_group("group1", model.group1);
     add_group("group2", model.group2);
     add_group("group3", model.group3);
-    for (auto [name, block] :
-         {std::pair("attention1", &model.attention1), std::pair("attention2", &model.attention2)}) {
+    for (auto [name, block] : {std::pair("attention0", &model.attention0),
+                               {"attention1", &model.attention1},
+                               {"attention2", &model.attention2}}) {
       append(groups[kAttention], members(name, *block, {Role::matrix, Role::vector, Role::table}));
     }
     if (groups[kAttention].empty()) groups.pop_back();

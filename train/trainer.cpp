@@ -76,7 +76,7 @@ void Trainer::build() {
 
   precision_ = precision_type(options_.precision);
   Random random(options_.seed, Purpose::init);
-  model_ = make_model({options_.model, options_.attention, data_.train.classes()}, random);
+  model_ = make_model(model_options(options_, data_.train.classes()), random);
   model_->init_from_data(
       normalise(data_.train.images.slice(0, std::min(kWhiteningImages, data_.train.count())), data_.normalisation));
   move_to(*model_, device_);
@@ -234,11 +234,8 @@ void Trainer::save(const std::string& path) {
           "hint: try a smaller --lr-scale",
           name, state_.step, state_.lr);
   }
-  const CheckpointInfo info{{options_.model, options_.attention, data_.train.classes()},
-                            data_.train.class_names,
-                            data_.normalisation,
-                            result_options(options_),
-                            state_};
+  const CheckpointInfo info{model_options(options_, data_.train.classes()), data_.train.class_names,
+                            data_.normalisation, result_options(options_), state_};
   write_checkpoint(path, info, model, averaged_tensors(), optimizer_tensors());
   saved_step_ = state_.step;
 }
@@ -309,7 +306,13 @@ void Trainer::write_run_json() const {
 }
 
 void Trainer::print_plan() const {
-  const std::string attention = has_attention(options_.model) ? " with attention " + options_.attention : "";
+  std::string attention;
+  if (has_attention(options_.model)) {
+    attention = " with attention " + options_.attention;
+    if (options_.attention != "none")
+      attention += fmt::format(" on maps of {}", fmt::join(options_.attention_maps, ", "));
+    if (options_.attention_stride > 1) attention += fmt::format(", stride {}", options_.attention_stride);
+  }
   fmt::print("data        {} ({} training, {} test images, {} classes)\n", data_.name, data_.train.count(),
              data_.test.count(), data_.train.classes());
   fmt::print("model       {}{}, {} parameters\n", options_.model, attention, parameter_count(*model_));
