@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/parallel.h"
+
 namespace dattn {
 
 /// Asks for `elements` numbers in `steps` equal parts, into the second-level cache: what is in use stays in the first.
@@ -11,7 +13,7 @@ template <typename T>
 class AskAhead {
  public:
   AskAhead(const T* from, std::int64_t elements, std::int64_t steps)
-      : next_(from), end_(from + elements), part_((elements + steps - 1) / steps) {}
+      : next_(from), end_(from + elements), part_(tile_count(elements, steps)) {}
   void step() {
     constexpr std::int64_t kLine = 64 / sizeof(T);
     for (const T* to = next_ + std::min<std::int64_t>(part_, end_ - next_); next_ < to; next_ += kLine) {

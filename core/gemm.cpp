@@ -31,7 +31,7 @@ template <typename T>
 void gemm_split(Trans ta, Trans tb, std::int64_t m, std::int64_t n, std::int64_t k, T alpha, const T* a,
                 std::int64_t lda, const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc) {
   Scratch<T> parts(static_cast<std::size_t>(kSplit * m * n));
-  const std::int64_t part = (k + kSplit - 1) / kSplit;
+  const std::int64_t part = tile_count(k, kSplit);
   parallel_for(kSplit, 1, [&](std::int64_t s, std::int64_t) {
     const std::int64_t begin = std::min(k, s * part), length = std::min(k, begin + part) - begin;
     gemm_tile<T>(ta, tb, m, n, length, alpha, a + begin * (ta == Trans::yes ? lda : 1), lda,

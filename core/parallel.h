@@ -47,5 +47,7 @@ class SerialScope {
 
 /// Number of tiles of parallel_for(count, tile).
 constexpr std::int64_t tile_count(std::int64_t count, std::int64_t tile) { return (count + tile - 1) / tile; }
+/// The least multiple of `tile` that is not below `count`.
+constexpr std::int64_t round_up(std::int64_t count, std::int64_t tile) { return tile_count(count, tile) * tile; }
 
 }  // namespace dattn

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <array>
 
-#include "core/parallel.h"
+#include "core/partial_sums.h"
 #include "core/simd.h"
 #include "layers/conv2d.h"
 #include "layers/conv2d_block-inl.h"
@@ -31,7 +31,7 @@ struct Panels {
         G(groups),
         channels(images.size(3) / groups),
         width(panel_width),
-        panels((channels + width - 1) / width) {}
+        panels(tile_count(channels, width)) {}
 
   std::size_t size(std::int64_t rows) const { return static_cast<std::size_t>(G * panels * rows * row_pixels * width); }
 
@@ -81,38 +81,32 @@ class FilterGradient {
         x_(x, o.groups, x_in_rows_ ? kRows : block_columns<T>()),
         dy_(dy, o.groups, x_in_rows_ ? block_columns<T>() : kRows),
         block_(kRows * block_columns<T>()),
-        sums_size_(o.groups * x_.panels * dy_.panels * Kh_ * Kw_ * block_),
         dw_(dw.data<T>()) {
-    const std::int64_t sums_bytes = sums_size_ * static_cast<std::int64_t>(sizeof(T));
-    const std::int64_t parts = std::clamp<std::int64_t>(kPartsBytes / sums_bytes, 8, 64);
     tile_ = std::max<std::int64_t>(1, kPanelBytes / (block_columns<T>() * static_cast<std::int64_t>(sizeof(T))) / Wo_);
-    const std::int64_t tiles = tile_count(N_ * Ho_, tile_);
-    part_ = std::max<std::int64_t>(1, (tiles + parts - 1) / parts) * tile_;
   }
 
   void run() {
-    const std::int64_t parts = tile_count(N_ * Ho_, part_);
-    Scratch<T> sums(static_cast<std::size_t>(parts * sums_size_));
-    parallel_for(N_ * Ho_, part_, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-      add_part(begin, end, sums.data() + begin / part_ * sums_size_);
-    });
-    add_sums(sums.data(), parts);
+    const std::int64_t size = o_.groups * x_.panels * dy_.panels * Kh_ * Kw_ * block_;
+    const std::int64_t bytes = size * static_cast<std::int64_t>(sizeof(T));
+    const std::int64_t most = std::clamp<std::int64_t>(kPartsBytes / bytes, kLeastParts, kMostParts);
+    PartialSums<T> sums(N_ * Ho_, part_length(N_ * Ho_, tile_, most), size);
+    sums.gather([&](std::int64_t begin, std::int64_t end, T* sum) HWY_ATTR { add_rows(begin, end, sum); });
+    add_sums(sums);
   }
 
  private:
-  static constexpr std::int64_t kPartsBytes = 32 << 20;  // of all partial sums
+  static constexpr std::int64_t kPartsBytes = 32 << 20, kLeastParts = 8, kMostParts = 64;  // of all partial sums
   static constexpr std::int64_t kPanelBytes = 20 << 10;  // of one packed panel: it stays in the L1 cache
 
   // Products of a block's multiply-adds that `rows` and `columns` would need, padding included.
   static std::int64_t padded(const Tensor& rows, const Tensor& columns) {
     const auto lanes = static_cast<std::int64_t>(hn::Lanes(Wide<T>()));
-    return (rows.size(3) + kRows - 1) / kRows * kRows * ((columns.size(3) + lanes - 1) / lanes * lanes);
+    return round_up(rows.size(3), kRows) * round_up(columns.size(3), lanes);
   }
 
   // Rows [begin, end) of dy, all images one below the other, into one partial sum [G][x panel][dy
   // panel][tap][6][columns].
-  void add_part(std::int64_t begin, std::int64_t end, T* sums) const {
-    std::fill_n(sums, sums_size_, T(0));
+  void add_rows(std::int64_t begin, std::int64_t end, T* sums) const {
     Scratch<T> dy(dy_.size(tile_)), x(x_.size(source_rows(tile_)));
     Scratch<Run> runs(static_cast<std::size_t>(Kh_ * Kw_ * tile_));
     Scratch<std::int64_t> run_begin(static_cast<std::size_t>(Kh_ * Kw_ + 1));
@@ -171,7 +165,7 @@ class FilterGradient {
           std::array<const T*, kRows> a;
           std::array<T*, kRows> c;
           for (int m = 0; m < kRows; ++m) a[m] = (x_in_rows_ ? px : pdy) + m, c[m] = sums + m * columns.width;
-          multiply_block<T>(static_cast<int>((width + lanes - 1) / lanes), a.data(), x_in_rows_ ? x_step : dy_step,
+          multiply_block<T>(static_cast<int>(tile_count(width, lanes)), a.data(), x_in_rows_ ? x_step : dy_step,
                             x_in_rows_ ? pdy : px, x_in_rows_ ? dy_step : x_step, runs + run_begin[k],
                             runs + run_begin[k + 1], nullptr, c.data());
         }
@@ -180,11 +174,11 @@ class FilterGradient {
   }
 
   // dw += the partial sums, in order.
-  void add_sums(T* sums, std::int64_t parts) const {
+  void add_sums(PartialSums<T>& sums) const {
     const std::int64_t taps = Kh_ * Kw_, size = taps * block_;
     parallel_for(o_.groups * x_.panels * dy_.panels, 1, [&](std::int64_t i, std::int64_t) HWY_ATTR {
-      T* sum = sums + i * size;
-      for (std::int64_t p = 1; p < parts; ++p) axpy<T>(size, T(1), sum + p * sums_size_, sum);
+      T* sum = sums.part(0) + i * size;
+      for (std::int64_t p = 1; p < sums.parts(); ++p) axpy<T>(size, T(1), sum + p * sums.size(), sum);
       const std::int64_t x_panel = i / dy_.panels, dy_panel = i % dy_.panels;
       const std::int64_t first_c = x_panel % x_.panels * x_.width, first_o = dy_panel * dy_.width;
       const std::int64_t count_c = std::min(x_.width, x_.channels - first_c),
@@ -205,9 +199,9 @@ class FilterGradient {
   const bool
       x_in_rows_;  // x's channels are the rows of blocks and dy's the columns, or the other way round: what pads less
   const Panels<T> x_, dy_;
-  const std::int64_t block_, sums_size_;
+  const std::int64_t block_;
   T* dw_;
-  std::int64_t tile_, part_;  // rows of dy that are packed at once; rows of one partial sum
+  std::int64_t tile_;  // rows of dy that are packed at once
 };
 
 void Conv2dBackwardFilter(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {

@@ -9,6 +9,7 @@
 
 #include "core/memory.h"
 #include "core/parallel.h"
+#include "core/partial_sums.h"
 #include "core/simd.h"
 #include "core/tile_block.h"
 #include "layers/conv2d_tiles.h"
@@ -219,23 +220,21 @@ class TilesFilterGradient {
         C_(x.size(3)),
         rows_(round_up(O_, kPanel)),
         depth_(round_up(C_, kPanel)),
-        part_(tile_count(f_.count, std::clamp<std::int64_t>(kPartsNumbers / sum_size(), kLeastParts, kMostParts))),
         dw_(dw.data<float>()) {}
 
   void run() const {
-    const std::int64_t parts = tile_count(f_.count, part_);
-    Scratch<float> sums(static_cast<std::size_t>(parts * sum_size()));
-    parallel_for(f_.count, part_, [&](std::int64_t begin, std::int64_t end) {
-      float* sum = sums.data() + begin / part_ * sum_size();
-      std::fill_n(sum, sum_size(), 0.0f);
+    const std::int64_t size = kTaps * rows_ * depth_;
+    const std::int64_t most = std::clamp<std::int64_t>(kPartsNumbers / size, kLeastParts, kMostParts);
+    PartialSums<float> sums(f_.count, part_length(f_.count, 1, most), size);
+    sums.gather([&](std::int64_t begin, std::int64_t end, float* sum) {
       for (std::int64_t frame = begin; frame < end; ++frame) add_frame(frame, sum);
     });
     parallel_for(O_, 8, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin * kTaps; i < end * kTaps; ++i) {
-        const float* first = sums.data() + (i % kTaps * rows_ + i / kTaps) * depth_;
+        const float* first = sums.part(0) + (i % kTaps * rows_ + i / kTaps) * depth_;
         for (std::int64_t c = 0; c < C_; ++c) {
           float sum = 0;
-          for (std::int64_t p = 0; p < parts; ++p) sum += first[p * sum_size() + c];
+          for (std::int64_t p = 0; p < sums.parts(); ++p) sum += first[p * size + c];
           dw_[i * C_ + c] += sum;
         }
       }
@@ -244,8 +243,6 @@ class TilesFilterGradient {
 
  private:
   static constexpr std::int64_t kPartsNumbers = 4 << 20, kLeastParts = 4, kMostParts = 16;
-
-  std::int64_t sum_size() const { return kTaps * rows_ * depth_; }
 
   void add_frame(std::int64_t frame, float* sum) const {
     const std::int64_t pixels = f_.pixels(), pairs = (f_.all_pixels() - 2) / 2;
@@ -278,7 +275,7 @@ class TilesFilterGradient {
   const Frames f_;
   const Gradients dy_;
   const PlainImages x_;
-  const std::int64_t O_, C_, rows_, depth_, part_;
+  const std::int64_t O_, C_, rows_, depth_;
   float* dw_;
 };
 

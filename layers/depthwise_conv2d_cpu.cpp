@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/parallel.h"
+#include "core/partial_sums.h"
 #include "core/simd.h"
 #include "layers/conv2d.h"
 #include "layers/conv2d_taps.h"
@@ -125,27 +126,25 @@ void filter_sums(const S* x, std::int64_t H, std::int64_t W, const S* dy, std::i
   }
 }
 
-constexpr std::int64_t kParts = 64;  // partial sums of the filters' gradient, added in order
+constexpr std::int64_t kParts = 64;  // partial sums of the filters' gradient
 
 template <typename S>
 void filter_gradient(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {
   const std::int64_t N = x.size(0), H = x.size(1), W = x.size(2), C = x.size(3), Ho = dy.size(1), Wo = dy.size(2);
   const std::int64_t R = dw.size(0), Kh = dw.size(1), Kw = dw.size(2), taps = Kh * Kw;
-  const std::int64_t part = std::max<std::int64_t>(1, (N + kParts - 1) / kParts), parts = tile_count(N, part);
   using T = Exact<S>;
-  Scratch<T> partial(static_cast<std::size_t>(parts * taps * C));
   const S *px = x.data<S>(), *pdy = dy.data<S>();
-  T *sums = partial.data(), *pdw = dw.data<T>();
-  parallel_for(N, part, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-    T* s = sums + begin / part * taps * C;
-    std::fill_n(s, taps * C, T(0));
+  T* pdw = dw.data<T>();
+  PartialSums<T> sums(N, part_length(N, 1, kParts), taps * C);
+  sums.gather([&](std::int64_t begin, std::int64_t end, T* sum) HWY_ATTR {
     for (std::int64_t n = begin; n < end; ++n) {
-      filter_sums(px + n * H * W * C, H, W, pdy + n * Ho * Wo * C, Ho, Wo, C, Kh, Kw, o, s);
+      filter_sums(px + n * H * W * C, H, W, pdy + n * Ho * Wo * C, Ho, Wo, C, Kh, Kw, o, sum);
     }
   });
-  for (std::int64_t i = 1; i < parts; ++i) axpy<T>(taps * C, T(1), sums + i * taps * C, sums);
-  for (std::int64_t c = 0; parts > 0 && c < C; ++c) {
-    for (std::int64_t k = 0; k < taps; ++k) pdw[c % R * taps + k] += sums[k * C + c];
+  T* all = sums.part(0);
+  for (std::int64_t i = 1; i < sums.parts(); ++i) axpy<T>(sums.size(), T(1), sums.part(i), all);
+  for (std::int64_t c = 0; sums.parts() > 0 && c < C; ++c) {
+    for (std::int64_t k = 0; k < taps; ++k) pdw[c % R * taps + k] += all[k * C + c];
   }
 }
 

@@ -8,6 +8,7 @@
 #include "core/ask_ahead.h"
 #include "core/gemm.h"
 #include "core/parallel.h"
+#include "core/partial_sums.h"
 #include "core/simd.h"
 #include "layers/conv2d_block-inl.h"
 #include "layers/linear.h"
@@ -18,7 +19,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
 
-constexpr std::int64_t kParts = 64;  // partial sums of a column, added in order
+constexpr std::int64_t kParts = 64;  // partial sums of a column
 
 // sums[c] = sum over rows of x [rows, C].
 template <typename S, typename T>
@@ -38,14 +39,11 @@ void BiasBackward(const Tensor& dy, Tensor& db) {
   dispatch_activations("bias", dy.dtype(), [&]<typename S>() HWY_ATTR {
     using T = Exact<S>;
     const std::int64_t C = db.elements(), rows = dy.elements() / C;
-    const std::int64_t part = std::max<std::int64_t>(16, (rows + kParts - 1) / kParts), parts = tile_count(rows, part);
-    Scratch<T> sums(static_cast<std::size_t>(parts * C));
     const S* x = dy.data<S>();
-    T *s = sums.data(), *b = db.data<T>();
-    parallel_for(rows, part, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-      column_sums(x + begin * C, end - begin, C, s + begin / part * C);
-    });
-    for (std::int64_t i = 0; i < parts; ++i) axpy<T>(C, T(1), s + i * C, b);
+    PartialSums<T> sums(rows, part_length(rows, 16, kParts), C);
+    sums.gather([&](std::int64_t begin, std::int64_t end, T* sum)
+                    HWY_ATTR { column_sums(x + begin * C, end - begin, C, sum); });
+    sums.add_to(db.data<T>(), 1, C, C);
   });
 }
 

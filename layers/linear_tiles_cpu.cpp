@@ -9,6 +9,7 @@
 
 #include "core/memory.h"
 #include "core/parallel.h"
+#include "core/partial_sums.h"
 #include "core/simd.h"
 #include "core/tile_block.h"
 #include "layers/linear_tiles.h"
@@ -82,7 +83,7 @@ void multiply(const Tensor& x, const Tensor& w, bool transposed, const Tensor& b
 
 // --- weight gradient ---
 
-// dw [out,in] += dy' x: stretches of rows in a fixed number of parts, each with sums of its own.
+// dw [out,in] += dy' x, over stretches of rows.
 class TilesWeightGradient {
  public:
   TilesWeightGradient(const Tensor& dy, const Tensor& x, Tensor& dw)
@@ -91,32 +92,23 @@ class TilesWeightGradient {
         in_(dw.size(1)),
         height_(round_up(out_, kPanel)),
         width_(round_up(in_, kPanel)),
-        part_(kStretch * std::max<std::int64_t>(1, tile_count(tile_count(rows_, kStretch), kMostParts))),
         dy_(dy.data<bfloat16>()),
         x_(x.data<bfloat16>()),
         dw_(dw.data<float>()) {}
 
   void run() const {
-    const std::int64_t parts = tile_count(rows_, part_), size = height_ * width_;
-    Scratch<float> sums(static_cast<std::size_t>(parts * size));
-    parallel_for(rows_, part_, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-      add_part(begin, end, sums.data() + begin / part_ * size);
-    });
-    parallel_for(out_, std::max<std::int64_t>(1, 4096 / width_), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-      for (std::int64_t o = begin; o < end; ++o) {
-        for (std::int64_t p = 0; p < parts; ++p) axpy(in_, 1.0f, sums.data() + p * size + o * width_, dw_ + o * in_);
-      }
-    });
+    PartialSums<float> sums(rows_, part_length(rows_, kStretch, kMostParts), height_ * width_);
+    sums.gather([&](std::int64_t begin, std::int64_t end, float* sum) HWY_ATTR { add_rows(begin, end, sum); });
+    sums.add_to(dw_, out_, in_, width_);
   }
 
  private:
   static constexpr std::int64_t kStretch = 4 * kTileDepth, kPairs = kStretch / 2, kMostParts = 32;
 
-  void add_part(std::int64_t begin, std::int64_t end, float* sum) const {
+  void add_rows(std::int64_t begin, std::int64_t end, float* sum) const {
     Scratch<std::uint32_t> x(static_cast<std::size_t>(kPairs * width_)), dy(static_cast<std::size_t>(kPairs * height_)),
         turned(dy.size());
     for (auto* pairs : {&x, &dy}) std::fill_n(pairs->data(), pairs->size(), 0u);  // what lies beyond the last column
-    std::fill_n(sum, height_ * width_, 0.0f);
     for (std::int64_t r = begin; r < end; r += kStretch) {
       const std::int64_t rows = std::min(kStretch, end - r), pairs = round_up(rows, kTileDepth) / 2;
       interleave_rows(x_ + r * in_, rows, in_, width_, x.data());
@@ -142,7 +134,7 @@ class TilesWeightGradient {
     }
   }
 
-  const std::int64_t rows_, out_, in_, height_, width_, part_;
+  const std::int64_t rows_, out_, in_, height_, width_;
   const bfloat16 *dy_, *x_;
   float* dw_;
 };

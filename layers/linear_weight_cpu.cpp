@@ -6,7 +6,7 @@
 //
 #include <algorithm>
 
-#include "core/parallel.h"
+#include "core/partial_sums.h"
 #include "core/simd.h"
 #include "layers/conv2d_block-inl.h"
 #include "layers/linear.h"
@@ -22,7 +22,7 @@ class Stretch {
  public:
   Stretch(std::int64_t rows, std::int64_t columns, std::int64_t least)
       : columns_(columns),
-        step_(tile_count(std::max(columns, least), kLine) * kLine + kLine),
+        step_(round_up(std::max(columns, least), kLine) + kLine),
         data_(static_cast<std::size_t>(rows * step_)) {}
 
   template <typename S>
@@ -55,31 +55,19 @@ class WeightGradient {
         out_(dw.size(0)),
         in_(dw.size(1)),
         columns_(block_columns<T>()),
-        padded_(tile_count(in_, columns_) * columns_),
-        part_(kStretch * std::max<std::int64_t>(1, tile_count(tile_count(rows_, kStretch), kMostParts))),
+        padded_(round_up(in_, columns_)),
         dy_(dy.data<D>()),
         x_(x.data<X>()),
         dw_(dw.data<T>()) {}
 
   void run() {
-    const std::int64_t parts = tile_count(rows_, part_), size = out_ * padded_;
-    Scratch<T> sums(static_cast<std::size_t>(parts * size));
-    parallel_for(rows_, part_, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-      T* sum = sums.data() + begin / part_ * size;
-      std::fill_n(sum, size, T(0));
-      add_rows(begin, end, sum);
-    });
-    parallel_for(out_, std::max<std::int64_t>(1, kTogether / padded_),
-                 [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-                   for (std::int64_t o = begin; o < end; ++o) {
-                     for (std::int64_t p = 0; p < parts; ++p)
-                       axpy(in_, T(1), sums.data() + p * size + o * padded_, dw_ + o * in_);
-                   }
-                 });
+    PartialSums<T> sums(rows_, part_length(rows_, kStretch, kMostParts), out_ * padded_);
+    sums.gather([&](std::int64_t begin, std::int64_t end, T* sum) HWY_ATTR { add_rows(begin, end, sum); });
+    sums.add_to(dw_, out_, in_, padded_);
   }
 
  private:
-  static constexpr std::int64_t kStretch = 96, kMostParts = 32, kTogether = 4096;
+  static constexpr std::int64_t kStretch = 96, kMostParts = 32;
 
   void add_rows(std::int64_t begin, std::int64_t end, T* sum) const {
     Stretch<T> dy(kStretch, out_, out_), x(kStretch, in_, padded_);
@@ -108,7 +96,7 @@ class WeightGradient {
     }
   }
 
-  const std::int64_t rows_, out_, in_, columns_, padded_, part_;
+  const std::int64_t rows_, out_, in_, columns_, padded_;
   const D* dy_;
   const X* x_;
   T* dw_;

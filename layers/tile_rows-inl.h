@@ -19,8 +19,6 @@ namespace dattn::HWY_NAMESPACE {
 
 constexpr std::int64_t kPanel = 2 * kTileSide;  // rows or columns of a block
 
-inline std::int64_t round_up(std::int64_t n, std::int64_t to) { return tile_count(n, to) * to; }
-
 /// to[i] = from[i], or with a bias from[i] + b[i].
 inline void store_sums(const float* from, const float* b, std::int64_t n, bfloat16* to) {
   for_channels(Wide<float>(), 0, n, [&](auto d, std::int64_t i) HWY_ATTR {

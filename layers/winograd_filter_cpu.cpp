@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "core/memory.h"
+#include "core/partial_sums.h"
 #include "layers/winograd.h"
 #include "layers/winograd_squares-inl.h"
 
@@ -24,32 +25,26 @@ class WinogradFilter {
       : x_(x),
         dy_(dy),
         row_(round_up(dy_.C, block_columns<float>())),
-        sums_size_(kPlaces * x_.C * row_),
         block_(block_squares(x_.C, dy_.C)),
         cuts_(images, height, width, block_, images >= kMixedSquareImages),
         zeros_(static_cast<std::size_t>(std::max(x_.C, dy_.C))),
         dw_(dw.data<float>()) {
     std::fill_n(zeros_.data(), zeros_.size(), 0.0f);
-    const std::int64_t bytes = sums_size_ * static_cast<std::int64_t>(sizeof(float));
-    const std::int64_t parts = std::clamp<std::int64_t>(kPartsBytes / bytes, kLeastParts, kMostParts);
-    part_ = std::max<std::int64_t>(1, tile_count(cuts_.blocks(), parts));
   }
 
   void run() {
-    const std::int64_t parts = tile_count(cuts_.blocks(), part_);
-    Scratch<float> sums(static_cast<std::size_t>(parts * sums_size_));
-    parallel_for(cuts_.blocks(), part_, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-      add_part(begin, end, sums.data() + begin / part_ * sums_size_);
-    });
-    add_sums(sums.data(), parts);
+    const std::int64_t size = kPlaces * x_.C * row_, bytes = size * static_cast<std::int64_t>(sizeof(float));
+    const std::int64_t most = std::clamp<std::int64_t>(kPartsBytes / bytes, kLeastParts, kMostParts);
+    PartialSums<float> sums(cuts_.blocks(), part_length(cuts_.blocks(), 1, most), size);
+    sums.gather([&](std::int64_t begin, std::int64_t end, float* sum) HWY_ATTR { add_blocks(begin, end, sum); });
+    add_sums(sums);
   }
 
  private:
   static constexpr std::int64_t kPartsBytes = 32 << 20, kLeastParts = 4, kMostParts = 32;
 
   // Blocks [begin, end) into one partial sum [place][x channel][dy channel].
-  void add_part(std::int64_t begin, std::int64_t end, float* sums) {
-    std::fill_n(sums, sums_size_, 0.0f);
+  void add_blocks(std::int64_t begin, std::int64_t end, float* sums) {
     const Places px(block_, x_.C), pdy(block_, row_);
     Scratch<float> v(px.size()), z(pdy.size());
     std::fill_n(z.data(), z.size(), 0.0f);  // also what lies beyond the last channel
@@ -86,15 +81,15 @@ class WinogradFilter {
   }
 
   // dw += G' (the partial sums, in order) G.
-  void add_sums(const float* sums, std::int64_t parts) const {
+  void add_sums(PartialSums<float>& sums) const {
     parallel_for(dy_.C, block_columns<float>(), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
       for (std::int64_t c = 0; c < x_.C; ++c) {
         for_channels(Wide<float>(), begin, end, [&](auto d, std::int64_t out) HWY_ATTR {
           hn::Vec<decltype(d)> u[kIn][kIn], w[kTaps][kTaps];
           for (int i = 0; i < kPlaces; ++i) {
-            const float* part = sums + (i * x_.C + c) * row_ + out;
+            const float* part = sums.part(0) + (i * x_.C + c) * row_ + out;
             auto sum = hn::LoadU(d, part);
-            for (std::int64_t p = 1; p < parts; ++p) sum = hn::Add(sum, hn::LoadU(d, part + p * sums_size_));
+            for (std::int64_t p = 1; p < sums.parts(); ++p) sum = hn::Add(sum, hn::LoadU(d, part + p * sums.size()));
             u[i / kIn][i % kIn] = sum;
           }
           transform<FilterGradientTransform>(d, u, w);
@@ -112,11 +107,10 @@ class WinogradFilter {
 
   const Input x_;
   const OutputGradient dy_;
-  const std::int64_t row_, sums_size_, block_;
+  const std::int64_t row_, block_;
   const Cuts cuts_;
   Scratch<float> zeros_;
   float* dw_;
-  std::int64_t part_;  // blocks of a partial sum
 };
 
 void WinogradBackwardFilter(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {

@@ -150,7 +150,7 @@ struct Places {
   std::int64_t row, place;  // from a square to the next, from a place to the next
 
   Places(std::int64_t squares, std::int64_t channels)
-      : row((channels + kLine - 1) / kLine * kLine + kLine), place(squares * row + kLine) {}
+      : row(round_up(channels, kLine) + kLine), place(squares * row + kLine) {}
   std::size_t size() const { return static_cast<std::size_t>(kPlaces * place); }
 };
 
@@ -184,8 +184,6 @@ template <typename F>
 void dispatch_images(const Tensor& images, F&& f) {
   return images.dtype() == Dtype::bfloat16 ? f.template operator()<bfloat16>() : f.template operator()<float>();
 }
-
-inline std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
 // Squares of a block: as many as make their transforms about as large as what they are multiplied with, or what they
 // are summed to; then neither of the two travels much more often than the other.
