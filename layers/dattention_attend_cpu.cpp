@@ -185,8 +185,8 @@ struct ForwardCall {
     const std::int64_t tile = tile_queries<T>(), column = head * plan.head_channels;
     const T scale = 1 / std::sqrt(static_cast<T>(plan.head_channels));
     const std::int64_t samples = n * plan.samples * plan.channels + column;
-    pack_rows(plan, k + samples, plan.samples, buffers.keys.data());
-    pack_rows(plan, v + samples, plan.samples, buffers.values.data());
+    pack_rows(plan, k + samples, plan.samples, T(1), buffers.keys.data());
+    pack_rows(plan, v + samples, plan.samples, T(1), buffers.values.data());
     fill_windows(bias, n, head, buffers.windows.data());
     for (std::int64_t i = task.first_query; i < task.last_query; i += tile) {
       const Tile t{n, head, i, std::min(tile, task.last_query - i), 0, 0, tile};
@@ -217,16 +217,18 @@ void AttendForward(const Tensor& q, const Tensor& k, const Tensor& v, const Tens
 template <typename T>
 struct BackwardBuffers {
   static constexpr std::size_t kGuard = 16;      // a cache line: the bias's gradient reads one number before a row
-  Scratch<T> keys, values, dkeys, dvalues;       // [K][D]
-  Scratch<T> q, dmix, dq, q_rows, dmix_rows;     // [D][tile], and [tile][D]
+  int group;                                     // queries of a vector
+  Scratch<T> keys, values, dkeys, dvalues;       // [K][D], the gradients [K][D][group]
+  Scratch<T> q, dmix, dq, q_rows, dmix_rows;     // [D][tile], and [tile / group][D][group]
   Scratch<T> scores, dscores, mask, lse, delta;  // tiles, that of dscores behind a guard; per query
   Scratch<Window<T>> windows;                    // of the image's samples, where the bias has windows
 
   BackwardBuffers(const Plan& plan, std::int64_t tile, bool drops, bool has_windows)
-      : keys(size(plan.samples * plan.head_channels)),
+      : group(vector_queries<T>(plan)),
+        keys(size(plan.samples * plan.head_channels)),
         values(keys.size()),
-        dkeys(keys.size()),
-        dvalues(keys.size()),
+        dkeys(keys.size() * size(group)),
+        dvalues(dkeys.size()),
         q(size(tile * plan.head_channels)),
         dmix(q.size()),
         dq(q.size()),
@@ -241,6 +243,21 @@ struct BackwardBuffers {
   static std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
 };
 
+// y [samples][D][group] += the sums over the tile's queries of x [samples][queries] times their rows.
+template <typename T>
+void add_samples(const Tile& t, std::int64_t head_channels, int group, const T* x, const T* rows, T* y) {
+  if (group == 1) {
+    small_product<T>(t.samples, head_channels, t.queries, {x, t.stride, 1}, rows, head_channels, y, head_channels,
+                     true);
+    return;
+  }
+#if HWY_TARGET != HWY_SCALAR
+  const std::int64_t queries = round_up(t.queries, group);  // those beyond the last are zero
+  if (group == 2) return grouped_product<2>(t.samples, queries, x, t.stride, rows, y);
+  if constexpr (sizeof(T) == 4) grouped_product<4>(t.samples, queries, x, t.stride, rows, y);
+#endif
+}
+
 // Gradients from the queries of one tile: dq of the tile written, dkeys, dvalues and the bias's added to.
 template <typename T>
 void attend_tile_backward(const Plan& plan, const Bias<T>& bias, const DropoutMask& dropout, Tile t,
@@ -251,7 +268,7 @@ void attend_tile_backward(const Plan& plan, const Bias<T>& bias, const DropoutMa
   for (t.sample = 0; t.sample < plan.samples; t.sample += kTileSamples) {
     t.samples = std::min(kTileSamples, plan.samples - t.sample);
     const T *keys = b.keys.data() + t.sample * hd, *values = b.values.data() + t.sample * hd;
-    T *dkeys = b.dkeys.data() + t.sample * hd, *dvalues = b.dvalues.data() + t.sample * hd;
+    T *dkeys = b.dkeys.data() + t.sample * hd * b.group, *dvalues = b.dvalues.data() + t.sample * hd * b.group;
     const bool biased = bias_forward(bias, t, b.windows.data(), s);
     const T* mask = nullptr;
     if (dropout.drops()) fill_mask(plan, dropout, t, b.mask.data()), mask = b.mask.data();
@@ -268,9 +285,9 @@ void attend_tile_backward(const Plan& plan, const Bias<T>& bias, const DropoutMa
                          });
     if (mask) multiply_tile(t, mask, s);
     // (16), (20), (21)
-    small_product<T>(t.samples, hd, t.queries, {s, t.stride, 1}, b.dmix_rows.data(), hd, dvalues, hd, true);
+    add_samples(t, hd, b.group, s, b.dmix_rows.data(), dvalues);
     small_product<T>(hd, width, t.samples, {keys, 1, hd}, ds, t.stride, b.dq.data(), t.stride, true);
-    small_product<T>(t.samples, hd, t.queries, {ds, t.stride, 1}, b.q_rows.data(), hd, dkeys, hd, true);
+    add_samples(t, hd, b.group, ds, b.q_rows.data(), dkeys);
     bias_backward(bias, t, b.windows.data(), ds, gradient);
   }
 }
@@ -282,8 +299,13 @@ void load_tile(const Plan& plan, const Tile& t, const S* q, const S* dmix, const
                BackwardBuffers<T>& b) {
   pack_columns(plan, q, t.queries, scale, t.stride, b.q.data());
   pack_columns(plan, dmix, t.queries, T(1), t.stride, b.dmix.data());
-  pack_rows(plan, q, t.queries, b.q_rows.data());
-  pack_rows(plan, dmix, t.queries, b.dmix_rows.data());
+  if (b.group == 1) {
+    pack_rows(plan, q, t.queries, scale, b.q_rows.data());
+    pack_rows(plan, dmix, t.queries, T(1), b.dmix_rows.data());
+  } else {
+    group_rows(plan, b.q.data(), t.stride, b.group, b.q_rows.data());
+    group_rows(plan, b.dmix.data(), t.stride, b.group, b.dmix_rows.data());
+  }
   std::fill(std::copy_n(lse, t.queries, b.lse.data()), b.lse.data() + t.stride, std::numeric_limits<T>::max());
   std::fill_n(b.delta.data(), t.stride, T(0));
   const std::int64_t whole = plan.head_channels / lane_count<T>() * lane_count<T>();
@@ -419,15 +441,18 @@ struct BackwardCall {
 
   void run_head(const Task& task, std::int64_t n, std::int64_t head, BackwardBuffers<T>& buffers) const {
     const std::int64_t samples = n * plan.samples * plan.channels + head * plan.head_channels;
-    pack_rows(plan, k + samples, plan.samples, buffers.keys.data());
-    pack_rows(plan, v + samples, plan.samples, buffers.values.data());
+    pack_rows(plan, k + samples, plan.samples, T(1), buffers.keys.data());
+    pack_rows(plan, v + samples, plan.samples, T(1), buffers.values.data());
     fill_windows(bias, n, head, buffers.windows.data());
     std::fill_n(buffers.dkeys.data(), buffers.dkeys.size(), T(0));
     std::fill_n(buffers.dvalues.data(), buffers.dvalues.size(), T(0));
     run_queries(task, n, head, buffers);
-    const T scale = 1 / std::sqrt(static_cast<T>(plan.head_channels));
-    unpack_rows(plan, buffers.dkeys.data(), plan.samples, scale, dk + task.chunk * partials.keys + samples);
-    unpack_rows(plan, buffers.dvalues.data(), plan.samples, T(1), dv + task.chunk * partials.keys + samples);
+    for (Scratch<T>* sums : {&buffers.dkeys, &buffers.dvalues}) {
+      auto count = static_cast<std::int64_t>(sums->size());
+      for (int group = buffers.group; group > 1; group /= 2, count /= 2) add_pairs(sums->data(), count);
+    }
+    unpack_rows(plan, buffers.dkeys.data(), plan.samples, dk + task.chunk * partials.keys + samples);
+    unpack_rows(plan, buffers.dvalues.data(), plan.samples, dv + task.chunk * partials.keys + samples);
   }
 
   void run_queries(const Task& task, std::int64_t n, std::int64_t head, BackwardBuffers<T>& buffers) const {

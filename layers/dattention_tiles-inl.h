@@ -96,16 +96,49 @@ void scale_rows(std::int64_t rows, std::int64_t n, T scale, const S* x, std::int
   });
 }
 
-// to[row][c] = from[row, head's channel c]; rows of `from` are `channels` long.
+// to[row][c] = scale * from[row, head's channel c]; rows of `from` are `channels` long.
 template <typename S, typename T>
-void pack_rows(const Plan& plan, const S* from, std::int64_t rows, T* to) {
-  scale_rows(rows, plan.head_channels, T(1), from, plan.channels, to, plan.head_channels);
+void pack_rows(const Plan& plan, const S* from, std::int64_t rows, T scale, T* to) {
+  scale_rows(rows, plan.head_channels, scale, from, plan.channels, to, plan.head_channels);
 }
 
-// And back: to[row, head's channel c] = scale * from[row][c].
+// And back.
 template <typename T>
-void unpack_rows(const Plan& plan, const T* from, std::int64_t rows, T scale, T* to) {
-  scale_rows(rows, plan.head_channels, scale, from, plan.head_channels, to, plan.channels);
+void unpack_rows(const Plan& plan, const T* from, std::int64_t rows, T* to) {
+  scale_rows(rows, plan.head_channels, T(1), from, plan.head_channels, to, plan.channels);
+}
+
+// Queries that share a vector in sums over queries: as many as fill one with their channels, 1, 2 or 4.
+template <typename T>
+int vector_queries(const Plan& plan) {
+  for (const int group : {4, 2}) {
+    if (group * plan.head_channels == lane_count<T>() && group * sizeof(T) <= 16) return group;
+  }
+  return 1;
+}
+
+// Rows of columns [D][stride], `group` of them together: to[row / group][c][row % group].
+template <typename T>
+void group_rows(const Plan& plan, const T* columns, std::int64_t stride, int group, T* to) {
+  for (std::int64_t c = 0; c < plan.head_channels; ++c) {
+    for (std::int64_t row = 0; row < stride; row += group) {
+      std::copy_n(columns + c * stride + row, group, to + row * plan.head_channels + c * group);
+    }
+  }
+}
+
+// x[i] = x[2 i] + x[2 i + 1] for the n numbers of x.
+template <typename T>
+void add_pairs(T* x, std::int64_t n) {
+  std::int64_t i = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const Wide<T> d;
+  for (; i + 2 * lane_count<T>() <= n; i += 2 * lane_count<T>()) {
+    const auto low = hn::LoadU(d, x + i), high = hn::LoadU(d, x + i + lane_count<T>());
+    hn::StoreU(hn::Add(hn::ConcatEven(d, high, low), hn::ConcatOdd(d, high, low)), d, x + i / 2);
+  }
+#endif
+  for (; i < n; i += 2) x[i / 2] = x[i] + x[i + 1];
 }
 
 // Whether columns are packed by squares of four channels: for floats, where vectors are.

@@ -9,6 +9,7 @@
 #endif
 
 #include <cstdint>
+#include <cstring>
 
 #include "core/simd.h"
 
@@ -42,8 +43,25 @@ struct AsItIs {
   }
 };
 
-/// Kr rows of C from row r and Kv vectors from column j, held in registers while the sum over k runs.
-template <int Kr, int Kv, typename D, typename T, typename F>
+/// kGroup neighbours, again and again along a vector.
+template <int kGroup, typename D, typename T>
+HWY_INLINE hn::Vec<D> repeat(D d, const T* from) {
+  if constexpr (kGroup == 1) {
+    return hn::Set(d, *from);
+  } else if constexpr (kGroup * sizeof(T) == 8) {
+    const hn::Repartition<double, D> pairs;
+    double pair;
+    std::memcpy(&pair, from, sizeof(pair));
+    return hn::BitCast(d, hn::Set(pairs, pair));
+  } else {
+    static_assert(kGroup * sizeof(T) == 16);
+    return hn::LoadDup128(d, from);
+  }
+}
+
+/// Kr rows of C from row r and Kv vectors from column j, held in registers while the sum over k runs. A step of the sum
+/// takes kGroup neighbours of A's row: lanes l of a vector of B belong to neighbour l % kGroup.
+template <int Kr, int Kv, int kGroup = 1, typename D, typename T, typename F>
 HWY_INLINE void product_block(D d, std::int64_t r, std::int64_t j, std::int64_t k, Strided<T> a,
                               const ProductSides<T, F>& to) {
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
@@ -61,7 +79,7 @@ HWY_INLINE void product_block(D d, std::int64_t r, std::int64_t j, std::int64_t 
     for (int v = 0; v < Kv; ++v) row[v] = hn::LoadU(d, right + i * to.ldb + v * lanes);
 #pragma GCC unroll 16
     for (int y = 0; y < Kr; ++y) {
-      const auto element = hn::Set(d, left[i * a.column + y * a.row]);
+      const auto element = repeat<kGroup>(d, left + i * a.column + y * a.row);
 #pragma GCC unroll 16
       for (int v = 0; v < Kv; ++v) sum[y][v] = hn::MulAdd(element, row[v], sum[y][v]);
     }
@@ -76,12 +94,12 @@ HWY_INLINE void product_block(D d, std::int64_t r, std::int64_t j, std::int64_t 
 }
 
 /// Kv vectors of all m rows of C, from column j.
-template <int Kr, int Kv, typename D, typename T, typename F>
+template <int Kr, int Kv, int kGroup = 1, typename D, typename T, typename F>
 HWY_INLINE void product_columns(D d, std::int64_t m, std::int64_t j, std::int64_t k, Strided<T> a,
                                 const ProductSides<T, F>& to) {
   std::int64_t r = 0;
-  for (; r + Kr <= m; r += Kr) product_block<Kr, Kv>(d, r, j, k, a, to);
-  for (; r < m; ++r) product_block<1, Kv>(d, r, j, k, a, to);
+  for (; r + Kr <= m; r += Kr) product_block<Kr, Kv, kGroup>(d, r, j, k, a, to);
+  for (; r < m; ++r) product_block<1, Kv, kGroup>(d, r, j, k, a, to);
 }
 
 /// The last columns, from j to n, fewer than a full vector: by vectors of half the length, a quarter, and so on.
@@ -108,6 +126,17 @@ void small_product(std::int64_t m, std::int64_t n, std::int64_t k, Strided<T> a,
   for (; j + 2 * lanes <= n; j += 2 * lanes) product_columns<4, 2>(d, m, j, k, a, to);
   for (; j + lanes <= n; j += lanes) product_columns<8, 1>(d, m, j, k, a, to);
   if (j < n) product_rest(d, m, j, n, k, a, to);
+}
+
+/// Sums over k of products with rows shorter than a vector, kGroup of them together: C [m,L] += A B, where A's rows
+/// have k elements, L is the length of a vector, and lane l of row i of B [k / kGroup, L] belongs to element kGroup i +
+/// l % kGroup of a row of A. What the lanes l / kGroup have in common is then one sum.
+template <int kGroup, typename T>
+void grouped_product(std::int64_t m, std::int64_t k, const T* a, std::int64_t lda, const T* b, T* c) {
+  const Wide<T> d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const ProductSides<T, AsItIs> to{b, lanes, c, lanes, true, {}};
+  product_columns<8, 1, kGroup>(d, m, 0, k / kGroup, Strided<T>{a, lda, kGroup}, to);
 }
 
 }  // namespace dattn::HWY_NAMESPACE

@@ -29,6 +29,8 @@ std::vector<OpCase> attention_cases() {
       attending("attention_one_query", {2, 1, 10}, {2, 11, 10}, 2),
       attending("attention_many_keys", {1, 3, 5}, {1, 151, 5}, 1),
       attending("attention_many_queries", {1, 131, 6}, {1, 3, 6}, 2),
+      attending("attention_heads_of_four", {2, 7, 8}, {2, 5, 8}, 2),
+      attending("attention_heads_of_eight", {1, 9, 16}, {1, 11, 16}, 2),
       attending("attention_wide_heads", {1, 5, 38}, {1, 9, 38}, 2),
       attending("attention_many_images", {37, 2, 4}, {37, 3, 4}, 2),
       // The gradient of a key projection's bias is zero by theory: what is left goes through sums over the channels of
