@@ -1,6 +1,5 @@
 # `cmake --install`: headers, libraries, and the package that find_package(dattn) reads. Targets: dattn::core, dattn::layers, ...
 # and dattn::dattn for all of them.
-include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 add_library(dattn INTERFACE)

@@ -1,4 +1,5 @@
 # A room is one folder of the tree and one static library: dattn_core, dattn_layers, ... (see docs/design.md).
+include(GNUInstallDirs)
 
 add_library(dattn_flags INTERFACE)
 # A product and a sum are one rounding only where the code says so: the same arithmetic with and without SIMD.
@@ -27,7 +28,7 @@ function(dattn_room name)
   add_library(dattn_${name} STATIC ${ROOM_SOURCES})
   add_library(dattn::${name} ALIAS dattn_${name})
   set_property(GLOBAL APPEND PROPERTY DATTN_ROOMS ${name})
-  target_include_directories(dattn_${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:include/dattn>)
+  target_include_directories(dattn_${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/dattn>)
   target_compile_features(dattn_${name} PUBLIC cxx_std_20)
   target_link_libraries(dattn_${name} PUBLIC ${ROOM_DEPENDS} PRIVATE $<BUILD_INTERFACE:dattn_flags>)
 endfunction()

@@ -2,7 +2,6 @@
 #include "core/memory.h"
 
 #include <sys/mman.h>
-#include <sys/sysinfo.h>
 
 #include <algorithm>
 #include <array>
@@ -14,6 +13,7 @@
 
 #include "core/error.h"
 #include "core/large_blocks.h"
+#include "core/machine_limits.h"
 #include "core/parallel.h"
 
 namespace dattn {
@@ -32,13 +32,6 @@ constexpr std::size_t kHugePage = std::size_t{2} << 20;
 constexpr std::size_t kLarge = std::size_t{1} << 20;  // blocks from here on are split and joined
 
 bool is_large(std::size_t bytes) { return kCaching && bytes >= kLarge; }
-
-// Bytes of memory and swap together: more cannot be backed, whatever address space the system hands out.
-std::size_t machine_memory() {
-  struct sysinfo info {};
-  sysinfo(&info);
-  return (static_cast<std::size_t>(info.totalram) + info.totalswap) * info.mem_unit;
-}
 
 // Class c holds blocks of class_bytes(c): 64, then eight sizes between each power of two and the next.
 int class_of(std::size_t bytes) {
@@ -65,7 +58,7 @@ struct CachingPool {
   std::array<FreeBlock*, kClasses> free{};
   std::array<FreeBlock*, kClasses> free_scratch{};
   std::array<int, kClasses> scratch_blocks{};  // all there are, free or not
-  LargeBlocks large{machine_memory()};
+  LargeBlocks large{usable_memory()};
   PoolStatistics statistics;  // `cached` and `system_requests` without those of large blocks
 
   void hand_out(std::size_t size) {
@@ -111,14 +104,16 @@ void trim(CachingPool& p) {
 // A block of attempt(); where there is none, what lies in the caches is given back first.
 template <typename Attempt>
 void* from_system(CachingPool& p, std::size_t size, const Attempt& attempt) {
-  static const std::size_t most = machine_memory();
+  static const std::size_t most = usable_memory();  // more cannot be backed, whatever addresses the system hands out
   void* block = nullptr;
   if (size <= most) {
     block = attempt();
     if (!block) trim(p), block = attempt();
   }
-  check(block, "memory: the system has no {} bytes more ({} are in use)\nhint: try a smaller batch size", size,
-        p.statistics.in_use);
+  check(block,
+        "memory: the system has no {} bytes more ({} are in use)\nhint: work on fewer images at a time, in training by "
+        "a smaller --batch-size",
+        size, p.statistics.in_use);
   return block;
 }
 

@@ -29,9 +29,9 @@ namespace pool {
 void* allocate(std::size_t bytes);
 /// Gives back a block of allocate(bytes): the same number of bytes.
 void release(void* block, std::size_t bytes) noexcept;
-/// The same for memory that a thread gives back itself, from a cache of its own. How many tiles of a loop run at once
-/// differs from step to step: where one tile first holds so many blocks of a size, there come as many for every thread,
-/// so that later steps ask the system for nothing.
+/// The same for scratch memory inside tiles of a parallel loop, from a cache of its own. When a tile first holds n
+/// blocks of a size at once, n for every thread are allocated: later steps then ask the system for nothing, however
+/// their tiles overlap.
 void* allocate_scratch(std::size_t bytes);
 void release_scratch(void* block, std::size_t bytes) noexcept;
 PoolStatistics statistics();
@@ -75,7 +75,7 @@ class Scratch {
   T* data_;
 };
 
-/// A block of device memory that frees itself; tensors share it.
+/// A block of memory of any device that frees itself; tensors share it.
 class Storage {
  public:
   Storage(std::size_t bytes, Device device);

@@ -2,8 +2,6 @@
 // index.
 #include "core/parallel.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -15,6 +13,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/machine_limits.h"
 
 namespace dattn {
 
@@ -31,28 +30,18 @@ inline void relax() {
 #endif
 }
 
-int processors() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1u, std::thread::hardware_concurrency());
-}
-
 class ThreadPool {
  public:
   explicit ThreadPool(int threads) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
-  }
-
-  ~ThreadPool() {
-    {
-      std::scoped_lock lock(mutex_);
-      stopping_ = true;
-      state_.fetch_add(kGeneration, std::memory_order_release);
+    try {
+      for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+    } catch (const std::exception& error) {  // those that there are must not wait for loops for ever
+      const int got = size();
+      stop();
+      fail("threads: the system gives {} of {} ({})\nhint: ask for fewer by --threads", got, threads, error.what());
     }
-    start_.notify_all();
-    for (auto& worker : workers_) worker.join();
   }
+  ~ThreadPool() { stop(); }
 
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
@@ -72,6 +61,17 @@ class ThreadPool {
   }
 
  private:
+  void stop() {
+    {
+      std::scoped_lock lock(mutex_);
+      stopping_ = true;
+      state_.fetch_add(kGeneration, std::memory_order_release);
+    }
+    start_.notify_all();
+    for (auto& worker : workers_) worker.join();
+    workers_.clear();
+  }
+
   static constexpr int kSpins = 2000;  // some microseconds: the gap between two loops of one step
 
   // The state of the pool: workers in the loop, whether it is open, and the number of loops so far.
@@ -145,7 +145,7 @@ class ThreadPool {
 };
 
 std::unique_ptr<ThreadPool>& the_threads() {
-  static auto threads = std::make_unique<ThreadPool>(processors());
+  static auto threads = std::make_unique<ThreadPool>(usable_processors());
   return threads;
 }
 

@@ -28,9 +28,8 @@ class Saved {
   int sweeps_ = 0;
 };
 
-/// Whether a tensor's memory is worth a sweep or two. On the CPU that of maps beyond 16 MiB is: smaller ones stay in
-/// caches, and are little beside weights and code. On a GPU, where memory is plenty beside what one can compute, none
-/// is.
+/// Whether a tensor's memory is worth computing it again: on the CPU that of maps beyond 16 MiB; smaller ones stay in
+/// caches and cost little memory. On a GPU none is, unless a test asks.
 bool worth_making_again(const Tensor& x);
 
 /// For tests: while one lives, tensors above `bytes` are worth it on every device.

@@ -1,4 +1,4 @@
-// State files: the header's grammar, the checks of its numbers, and writing that never leaves half a file.
+// State files: the header's grammar and the checks of its numbers.
 #include "core/state_file.h"
 
 #include <fcntl.h>
@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <bit>
 #include <cerrno>
 #include <cstring>
@@ -18,6 +17,8 @@
 #include <set>
 #include <utility>
 #include <vector>
+
+#include "core/whole_file.h"
 
 namespace dattn {
 
@@ -245,85 +246,6 @@ StateFile read_state(const std::string& file, std::uint64_t file_bytes, const Re
   return state;
 }
 
-// --- files ---
-
-/// The text of the error that the last system call left.
-std::string system_error() { return std::strerror(errno); }
-
-class Descriptor {
- public:
-  explicit Descriptor(int descriptor) : descriptor_(descriptor) {}
-  ~Descriptor() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return descriptor_; }
-  bool ok() const { return descriptor_ >= 0; }
-  /// Whether closing reported no late write error.
-  bool close() { return ::close(std::exchange(descriptor_, -1)) == 0; }
-
- private:
-  int descriptor_;
-};
-
-std::string partial_prefix(const std::string& path) { return path + ".partial-"; }
-
-std::filesystem::path folder_of(const std::string& path) {
-  const auto folder = std::filesystem::path(path).parent_path();
-  return folder.empty() ? "." : folder;
-}
-
-/// A new file beside `path` that vanishes with this object unless it is moved to `path` first.
-class PartialFile {
- public:
-  explicit PartialFile(const std::string& path) : path_(path), descriptor_(create()) {}
-  ~PartialFile() {
-    if (descriptor_.ok() || closed_) ::unlink(name_.c_str());
-  }
-  PartialFile(const PartialFile&) = delete;
-  PartialFile& operator=(const PartialFile&) = delete;
-
-  bool ok() const { return descriptor_.ok(); }
-
-  bool write(const void* bytes, std::size_t count) {
-    auto from = static_cast<const char*>(bytes);
-    while (count > 0) {
-      const ssize_t written = ::write(descriptor_.get(), from, count);
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) return false;
-      from += written;
-      count -= static_cast<std::size_t>(written);
-    }
-    return true;
-  }
-
-  /// Brings the bytes to the disk, then the name: after a crash `path` holds either the old file or all of the new one.
-  bool publish() {
-    if (::fsync(descriptor_.get()) != 0) return false;
-    closed_ = true;
-    if (!descriptor_.close() || ::rename(name_.c_str(), path_.c_str()) != 0) return false;
-    closed_ = false;
-    const Descriptor folder(::open(folder_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    return folder.ok() && (::fsync(folder.get()) == 0 || errno == EINVAL);  // EINVAL: this file system syncs no folders
-  }
-
- private:
-  int create() {
-    static std::atomic<unsigned> count{0};
-    int descriptor = -1;
-    do {
-      name_ = fmt::format("{}{}-{}", partial_prefix(path_), ::getpid(), count++);
-      descriptor = ::open(name_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    } while (descriptor < 0 && errno == EEXIST);
-    return descriptor;
-  }
-
-  std::string path_, name_;
-  Descriptor descriptor_;
-  bool closed_ = false;  // closed, not yet renamed
-};
-
 // --- writing ---
 
 using Item = TensorMap::const_iterator;
@@ -402,7 +324,7 @@ void write_state_file(const std::string& path, const TensorMap& tensors, const M
                    [](Item a, Item b) { return type_of(a->second.dtype()) < type_of(b->second.dtype()); });
   const std::string header = make_header(path, items, metadata);
 
-  PartialFile file(path);
+  WholeFile file(path);
   bool ok = file.ok() && file.write(header.data(), header.size());
   for (auto item = items.begin(); ok && item != items.end(); ++item) {
     const Tensor tensor = (*item)->second.to(Device::cpu);
@@ -410,14 +332,6 @@ void write_state_file(const std::string& path, const TensorMap& tensors, const M
   }
   ok = ok && file.publish();
   if (!ok) fail("{}: cannot be written ({} bytes needed): {}", path, header.size() + bytes, system_error());
-}
-
-void remove_partial_files(const std::string& path) {
-  const std::string prefix = std::filesystem::path(partial_prefix(path)).filename();
-  std::error_code ignored;  // a folder that is not there holds no partial files
-  for (const auto& entry : std::filesystem::directory_iterator(folder_of(path), ignored)) {
-    if (entry.path().filename().string().starts_with(prefix)) std::filesystem::remove(entry.path(), ignored);
-  }
 }
 
 }  // namespace dattn

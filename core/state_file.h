@@ -34,8 +34,4 @@ StateFile read_state_bytes(std::span<const std::byte> bytes, const std::string& 
 /// space, no permission, a name that is not UTF-8) what was at `path` is still there and the partial file is gone.
 void write_state_file(const std::string& path, const TensorMap& tensors, const Metadata& metadata = {});
 
-/// Removes the partial files that killed writers of `path` left beside it. For a program that is the only writer of
-/// `path`.
-void remove_partial_files(const std::string& path);
-
 }  // namespace dattn

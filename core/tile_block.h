@@ -37,8 +37,9 @@ extern const TileBlockFunction tile_block_amx, tile_block_avx512;
 /// What products in bfloat16 run on here: the fastest instructions that processor and system let this process use, null
 /// where there are none, as float32 is faster than plain code then.
 TileBlockFunction tile_block();
-/// The same where it is several times as fast as float32, as tiles are, and null elsewhere: direct sums then beat
-/// Winograd's, of which there are a quarter. Dot products of pairs are twice as fast.
+/// AMX's tiles where there are any, and null elsewhere. They are several times as fast as float32, so that direct
+/// convolutions on them beat Winograd's in float32, which need a quarter of the products; AVX-512's dot products of
+/// pairs are only twice as fast, so that Winograd's win there.
 TileBlockFunction fast_tile_block();
 /// Tests: both give `function` from now on, and what is there again after nullptr.
 void use_tile_block(TileBlockFunction function);

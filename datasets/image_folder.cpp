@@ -61,9 +61,9 @@ void read_image(const fs::path& path, std::int64_t size, std::uint8_t* rgb) {
   const std::int64_t length = file_length("image", path);
   check(length <= kMaxFileBytes, "image: {}: expected at most {} bytes, found {}", path.string(), kMaxFileBytes,
         length);
-  Scratch<std::uint8_t> bytes(static_cast<std::size_t>(length));
-  read_file("image", path, {bytes.data(), bytes.size()});
-  resize_picture(decode_picture(path.string(), {bytes.data(), bytes.size()}), size, rgb);
+  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(length));  // not the pool's, which keeps a block a thread
+  read_file("image", path, bytes);
+  resize_picture(decode_picture(path.string(), bytes), size, rgb);
 }
 
 ImageSet load_split(const fs::path& split, const std::vector<std::string>& classes, std::int64_t size) {

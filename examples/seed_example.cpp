@@ -1,5 +1,5 @@
-// The test program of the article that dattn started from: DAttention on a random image of shape (1, 64, 32, 32), with
-// its parameters and its multiply-adds counted beside plain self-attention's.
+// DAttention on a random image of shape (N, C, H, W) = (1, 64, 32, 32), with its parameters and its multiply-adds
+// counted beside plain self-attention's.
 #include <fmt/format.h>
 
 #include <string>
@@ -95,7 +95,7 @@ int main() {
   Random random(1, Purpose::init);
   const DAttention attention(
       {.channel = kChannels, .q_h = kSize, .q_w = kSize, .n_heads = 8, .n_groups = 4, .stride = 1}, random);
-  const Tensor x = random_image({1, kChannels, kSize, kSize});  // N,C,H,W, as in the article
+  const Tensor x = random_image({1, kChannels, kSize, kSize});  // N,C,H,W
   const Tensor y = to_nchw(attention(from_nchw(x)));
   fmt::print("Output (N, C, H, W): [{}, {}, {}, {}]\n", y.size(0), y.size(1), y.size(2), y.size(3));
   print_parameters();

@@ -19,7 +19,7 @@ namespace dattn {
 
 enum class GeluKind : unsigned char { erf, tanh };
 
-// Any shape, float32 or float64; y has x's shape and type.
+// Any shape, float32, float64 or bfloat16; y has x's shape and type.
 Tensor relu(const Tensor& x);
 Tensor gelu(const Tensor& x, GeluKind kind = GeluKind::erf);
 Tensor silu(const Tensor& x);

@@ -82,10 +82,15 @@ bool can_make_again(const Tensor& y, const Tensor& x, const Parameter& weight, c
 std::string shapes_of(const Tensor& x, const Tensor& w) { return fmt::format("(x {}, w {})", x.shape(), w.shape()); }
 
 void check_options(const Conv2dOptions& o) {
-  check(o.stride >= 1, "conv2d: stride must be at least 1, got {}", o.stride);
-  check(o.padding >= 0, "conv2d: padding must be at least 0, got {}", o.padding);
-  check(o.dilation >= 1, "conv2d: dilation must be at least 1, got {}", o.dilation);
-  check(o.groups >= 1, "conv2d: groups must be at least 1, got {}", o.groups);
+  constexpr std::int64_t kMost = std::int64_t{1} << 20;  // far beyond any image, and sums of sizes do not overflow
+  const auto within = [&](const char* name, std::int64_t value, std::int64_t least) {
+    check(value >= least, "conv2d: {} must be at least {}, got {}", name, least, value);
+    check(value <= kMost, "conv2d: {} must be at most {}, got {}", name, kMost, value);
+  };
+  within("stride", o.stride, 1);
+  within("padding", o.padding, 0);
+  within("dilation", o.dilation, 1);
+  within("groups", o.groups, 1);
 }
 
 void check_image_size(const Tensor& x, const Tensor& w, const Conv2dOptions& o) {

@@ -44,7 +44,7 @@ PoolVector<Band> bands_of(const Taps& taps) {
 }
 
 // Images [n_begin, n_end) and rows [row_begin, row_end) of each.
-struct Tile {
+struct Region {
   std::int64_t n_begin, n_end, row_begin, row_end;
 };
 
@@ -143,7 +143,7 @@ class Convolution {
     const std::int64_t panels = tiles >= kFewTiles ? G_ * panels_ : 1, parts = tile_count(G_ * panels_, panels);
     parallel_for(tiles * parts, 1, [&](std::int64_t i, std::int64_t) HWY_ATTR {
       const std::int64_t n = i / parts / heights * images, row = i / parts % heights * rows, panel = i % parts * panels;
-      const Tile tile = {n, std::min(N_, n + images), row, std::min(Ht_, row + rows)};
+      const Region tile = {n, std::min(N_, n + images), row, std::min(Ht_, row + rows)};
       for (std::int64_t p = panel; p < panel + panels; ++p) run_panel(tile, p);
     });
   }
@@ -197,7 +197,7 @@ class Convolution {
     runs_end_.push_back(runs_.size());
   }
 
-  void run_panel(const Tile& tile, std::int64_t i) {
+  void run_panel(const Region& tile, std::int64_t i) {
     const auto lanes = static_cast<std::int64_t>(hn::Lanes(Wide<T>()));
     const std::int64_t group = i / panels_, first = i % panels_ * columns_, width = std::min(columns_, Ct_ - first);
     const Panel<T> panel = {filters_.data() + i * taps_ * Cs_ * columns_,
@@ -217,7 +217,8 @@ class Convolution {
     }
   }
 
-  void run_bands(const Tile& tile, const Panel<T>& panel, const Band& rows, const Band& cols, Pixels<T>& pixels) const {
+  void run_bands(const Region& tile, const Panel<T>& panel, const Band& rows, const Band& cols,
+                 Pixels<T>& pixels) const {
     const auto before = [](const Band::Place& place, std::int64_t row) { return place.target < row; };
     const auto first = std::lower_bound(rows.places.begin(), rows.places.end(), tile.row_begin, before);
     const auto last = std::lower_bound(first, rows.places.end(), tile.row_end, before);

@@ -21,11 +21,11 @@ namespace dattn::HWY_NAMESPACE {
 // x or dy as a matrix of pixels and channels, packed as panels [G][panel][pixel][width]; channels beyond the last are
 // zero.
 template <typename T>
-struct Panels {
+struct ChannelPanels {
   const T* data;
   std::int64_t row_pixels, G, channels, width, panels;  // channels and panels of one group
 
-  Panels(const Tensor& images, std::int64_t groups, std::int64_t panel_width)
+  ChannelPanels(const Tensor& images, std::int64_t groups, std::int64_t panel_width)
       : data(images.data<T>()),
         row_pixels(images.size(2)),
         G(groups),
@@ -153,7 +153,7 @@ class FilterGradient {
   void add_tile(const T* x, std::int64_t x_pixels, const T* dy, std::int64_t dy_pixels, const Run* runs,
                 const std::int64_t* run_begin, T* sums) const {
     const auto lanes = static_cast<std::int64_t>(hn::Lanes(Wide<T>()));
-    const Panels<T>& columns = x_in_rows_ ? dy_ : x_;
+    const ChannelPanels<T>& columns = x_in_rows_ ? dy_ : x_;
     const std::int64_t x_step = o_.stride * x_.width, dy_step = dy_.width;
     for (std::int64_t i = 0; i < o_.groups * x_.panels; ++i) {
       for (std::int64_t j = 0; j < dy_.panels; ++j) {
@@ -198,7 +198,7 @@ class FilterGradient {
   const std::int64_t N_, H_, W_, Ho_, Wo_, Kh_, Kw_;
   const bool
       x_in_rows_;  // x's channels are the rows of blocks and dy's the columns, or the other way round: what pads less
-  const Panels<T> x_, dy_;
+  const ChannelPanels<T> x_, dy_;
   const std::int64_t block_;
   T* dw_;
   std::int64_t tile_;  // rows of dy that are packed at once

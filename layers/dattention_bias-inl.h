@@ -104,15 +104,15 @@ struct MapRows {
 };
 
 // What of a row falls on the table's ring.
-struct Run {
+struct QueryRun {
   std::int64_t low, high;  // elements of the row that see the table: [low, high)
   std::int64_t cell;       // ring offset of the upper left cell of element 0
 };
 
 template <typename T>
-HWY_INLINE Run run_of(const Bias<T>& bias, const Window<T>& window, const MapRow& on) {
+HWY_INLINE QueryRun run_of(const Bias<T>& bias, const Window<T>& window, const MapRow& on) {
   const std::int64_t row = on.y + window.row + 1, column = on.x + window.column + 1;
-  Run run{0, 0, row * bias.ring_row() + column};
+  QueryRun run{0, 0, row * bias.ring_row() + column};
   if (window.visible && row >= 0 && row < 2 * bias.table_height) {
     run.low = std::clamp<std::int64_t>(-column, 0, on.length);
     run.high = std::clamp<std::int64_t>(2 * bias.table_width - column, run.low, on.length);
@@ -137,7 +137,7 @@ void window_forward(const Bias<T>& bias, const Tile& t, const Window<T>* windows
     const auto fx = hn::Set(d, window.fx), fy = hn::Set(d, window.fy);
     for (std::int64_t r = 0; r < map.count; ++r) {
       const MapRow& on = map.rows[r];
-      const Run run = run_of(bias, window, on);
+      const QueryRun run = run_of(bias, window, on);
       T* out = s + j * t.stride + on.offset;
       const T *upper = table + run.cell, *lower = upper + bias.ring_row();
       const auto zero = [](auto, std::int64_t) HWY_ATTR { return hn::Zero(Wide<T>()); };
@@ -192,7 +192,7 @@ void window_backward(const Bias<T>& bias, const Tile& t, const Window<T>* window
     if (!window.visible) continue;
     auto sum_v = hn::Zero(d), sum_u = hn::Zero(d);
     for (std::int64_t r = 0; r < map.count; ++r) {
-      const Run run = run_of(bias, window, map.rows[r]);
+      const QueryRun run = run_of(bias, window, map.rows[r]);
       if (run.low == run.high) continue;
       const std::int64_t cell = run.cell + run.low;
       window_run_backward(window, run.high - run.low, bias.ring_row(), ds + j * t.stride + map.rows[r].offset + run.low,

@@ -60,7 +60,6 @@ class Visitor {
   std::string prefix_;
 };
 
-/// A buffer with its path.
 namespace detail {
 struct Collect : Visitor {
   std::vector<NamedParameter> parameters;

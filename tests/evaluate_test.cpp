@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <numeric>
 
 #include "datasets/augment.h"
@@ -44,6 +45,14 @@ TEST(Evaluate, CountsWhatTheLogitsSay) {
   EXPECT_DOUBLE_EQ(e.top5, static_cast<double>(five) / kCount);
   EXPECT_EQ(e.confusion, confusion);
   EXPECT_FALSE(e.accuracy_tta);
+}
+
+TEST(Evaluate, LogitsThatAreNotFiniteAreAnError) {
+  TinyClassifier model(kClasses);
+  parameters(model).front().parameter.value().fill(std::numeric_limits<double>::quiet_NaN());
+  const ImageSet set = tiny_images(kCount, kClasses);
+  const std::string text = error_text([&] { evaluate(model, set, kTinyNormalisation, {}); });
+  EXPECT_TRUE(text.starts_with("evaluate: the network's logits are not finite")) << text;
 }
 
 TEST(Evaluate, DoesNotDependOnTheBatchSize) {

@@ -144,7 +144,8 @@ TEST(DattnGolden, ExitStatus) {
   EXPECT_EQ(run_program("dattn_golden", folder.path()).status, 0);
   EXPECT_EQ(run_program("dattn_golden", "").status, 2);
   EXPECT_EQ(run_program("dattn_golden", "a b").status, 2);
-  EXPECT_EQ(run_program("dattn_golden", "--help").status, 2);
+  EXPECT_EQ(run_program("dattn_golden", "--help").status, 0);
+  EXPECT_EQ(run_program("dattn_golden", "--nosuch").status, 2);
   std::filesystem::remove(folder / "a.safetensors");
   const ProgramResult empty = run_program("dattn_golden", folder.path());
   EXPECT_EQ(empty.status, 1);

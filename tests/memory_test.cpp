@@ -147,7 +147,9 @@ TEST(Pool, RefusesWhatNoMachineHas) {
 TEST(Pool, SaysWhereTheSystemHasNoMore) {
   const std::string text = error_text([] { pool::allocate(std::size_t{1} << 46); });
   EXPECT_TRUE(text.starts_with("memory: the system has no 70368744177664 bytes more (")) << text;
-  EXPECT_TRUE(text.ends_with(" are in use)\nhint: try a smaller batch size")) << text;
+  EXPECT_TRUE(
+      text.ends_with(" are in use)\nhint: work on fewer images at a time, in training by a smaller --batch-size"))
+      << text;
 }
 
 TEST(Scratch, HoldsItsCountAndGivesItBack) {

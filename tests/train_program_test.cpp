@@ -180,12 +180,17 @@ TEST_F(TrainProgram, RefusesWhatCannotBe) {
        fmt::format("{} images a step, but only {}", 3 * kBatch + 1, 3 * kBatch)},
       {command("x", fmt::format("--holdout {}", 3 * kBatch)), 1, "--holdout"},
       {"--config " + out("no.ini"), 2, "no.ini"},
+      {"--seed -1", 2, "--seed"},
+      {"--seed 99999999999999999999", 2, "--seed"},
+      {"--batch-size 2e3", 2, "--batch-size"},
+      {command("x", "--epochs 1e300"), 1, "--epochs: 1e+300 epochs"},
   };
   for (const auto& [arguments, status, text] : cases) {
     const auto result = run_program("train", arguments);
     EXPECT_EQ(result.status, status) << arguments << "\n" << result.output;
     EXPECT_NE(result.output.find(text), std::string::npos) << arguments << "\n" << result.output;
   }
+  EXPECT_FALSE(std::filesystem::exists(out("x")));  // nothing is left of what did not begin
 }
 
 TEST_F(TrainProgram, KeepsARunThatIsThere) {
@@ -218,6 +223,48 @@ TEST_F(TrainProgram, ReadsAConfigFile) {
                                                out("a") + " --attention none");
   ASSERT_EQ(result.status, 0) << result.output;
   EXPECT_EQ(nlohmann::json::parse(last("a").metadata.at("state")).at("step"), 2);
+}
+
+TEST_F(TrainProgram, RefusesAConfigFileWithUnknownOptions) {
+  std::ofstream(folder_ / "options.ini") << "nosuch = 1\n";
+  const auto result = run_program("train", "--config " + (folder_ / "options.ini") + " --out " + out("a"));
+  EXPECT_EQ(result.status, 2);
+  EXPECT_NE(result.output.find("nosuch"), std::string::npos) << result.output;
+}
+
+TEST_F(TrainProgram, EvalRefusesCheckpointsThatCannotBe) {
+  ASSERT_EQ(run_program("train", command("a", kQuick + "--max-steps 1")).status, 0);
+  const StateFile good = last("a");
+  struct {
+    const char *what, *patch, *text;
+  } const cases[] = {
+      {"data", R"({"classes": ["one", "two"]})", "the model has 10 classes, of which 2 have a name"},
+      {"data", R"({"std": [0, 1, 1]})", "images cannot be normalised"},
+      {"model", R"({"name": "vgg"})", "there is no model vgg"},
+      {"model", R"({"attention": "foo"})", "there is no attention foo"},
+      {"model", R"({"attention_maps": [9]})", "there is no map of 9 pixels"},
+      {"model", R"({"classes": 10.7})", "expected a whole number of classes, found 10.7"},
+      {"options", "[1]", "no JSON objects"},
+  };
+  for (const auto& [what, patch, text] : cases) {
+    Metadata metadata = good.metadata;
+    auto changed = nlohmann::json::parse(metadata.at(what));
+    const auto with = nlohmann::json::parse(patch);
+    with.is_object() ? changed.update(with) : void(changed = with);
+    metadata[what] = changed.dump();
+    write_state_file(out("bad"), good.tensors, metadata);
+    const auto result = run_program("eval", "--checkpoint " + out("bad") + " --data " + data());
+    EXPECT_EQ(result.status, 1) << patch;
+    EXPECT_NE(result.output.find("checkpoint " + out("bad")), std::string::npos) << result.output;
+    EXPECT_NE(result.output.find(text), std::string::npos) << result.output;
+  }
+}
+
+TEST_F(TrainProgram, EvalRefusesOtherClassesOfTheSameNumber) {
+  ASSERT_EQ(run_program("train", command("a", kQuick + "--max-steps 1")).status, 0);
+  const auto result = run_program("eval", "--checkpoint " + out("a") + "/last.safetensors --data synthetic");
+  EXPECT_EQ(result.status, 1);
+  EXPECT_NE(result.output.find("class 0 of the checkpoint is airplane"), std::string::npos) << result.output;
 }
 
 TEST_F(TrainProgram, AttentionStandsWhereItIsAskedFor) {

@@ -2,6 +2,7 @@
 #include "train/checkpoint.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "core/ops.h"
@@ -29,6 +30,30 @@ nlohmann::json to_json(const ModelOptions& m) {
           {"attention_stride", m.attention_stride}};
 }
 
+// Error where what a checkpoint says of itself cannot be.
+void check_info(const CheckpointInfo& info, const nlohmann::json& model) {
+  const auto known = [](const auto& names, const auto& name) {
+    return std::find(std::begin(names), std::end(names), name) != std::end(names);
+  };
+  for (const char* number : {"classes", "attention_stride"}) {
+    const auto found = model.find(number);
+    check(found == model.end() || found->is_number_integer(), "expected a whole number of {}, found {}", number,
+          found == model.end() ? "none" : found->dump());
+  }
+  check(known(kModels, info.model.name), "there is no model {}", info.model.name);
+  check(known(kAttentions, info.model.attention), "there is no attention {}", info.model.attention);
+  for (const std::int64_t side : info.model.attention_maps)
+    check(known(kAttentionMaps, side), "there is no map of {} pixels to attend to", side);
+  check(static_cast<std::int64_t>(info.class_names.size()) == info.model.classes,
+        "the model has {} classes, of which {} have a name", info.model.classes, info.class_names.size());
+  for (std::size_t c = 0; c < 3; ++c) {
+    const float mean = info.normalisation.mean[c], deviation = info.normalisation.std[c];
+    check(std::isfinite(mean) && std::isfinite(deviation) && deviation > 0,
+          "images cannot be normalised by a mean of {} and a deviation of {}", mean, deviation);
+  }
+  check(info.options.is_object() && info.state.is_object(), "options and state are no JSON objects");
+}
+
 CheckpointInfo parse_info(const std::string& path, const Metadata& metadata, bool has_ema) {
   const auto format = metadata.find("format");
   check(format != metadata.end() && format->second == kFormat,
@@ -47,6 +72,7 @@ CheckpointInfo parse_info(const std::string& path, const Metadata& metadata, boo
     info.options = nlohmann::json::parse(metadata.at("options"));
     info.state = nlohmann::json::parse(metadata.at("state"));
     info.has_ema = has_ema;
+    check_info(info, model);
     return info;
   } catch (const std::exception& e) {
     fail("checkpoint {}: its metadata cannot be read ({})", path, e.what());

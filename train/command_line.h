@@ -1,7 +1,12 @@
 // Options that several programs have.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cctype>
+#include <charconv>
 #include <string>
 #include <vector>
 
@@ -16,6 +21,22 @@ CLI::IsMember one_of(const char* const (&names)[N]) {
   return CLI::IsMember(std::vector<std::string>(names, names + N));
 }
 
+/// A check that a value is a whole number in decimal, between `least` and `most`. Zeros in front do not make it octal.
+inline CLI::Validator whole_number(std::int64_t least, std::int64_t most) {
+  const auto check = [=](std::string& text) {
+    const std::size_t zeros = std::min(text.find_first_not_of('0'), text.size() - !text.empty());
+    std::int64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data() + zeros, text.data() + text.size(), value);
+    const bool whole = !text.empty() && std::isdigit(static_cast<unsigned char>(text[zeros])) && error == std::errc() &&
+                       end == text.data() + text.size();
+    if (!whole || value < least || value > most)
+      return fmt::format("expected a whole number from {} to {}, got {}", least, most, text);
+    text.erase(0, zeros);
+    return std::string();
+  };
+  return CLI::Validator(check, fmt::format("[{} - {}]", least, most));
+}
+
 /// --device, as a name for use_device().
 inline void add_device_option(CLI::App& app, std::string& device) {
   app.add_option("--device", device, "Where to compute; auto takes a GPU where one can be used")
@@ -26,7 +47,7 @@ inline void add_device_option(CLI::App& app, std::string& device) {
 /// --threads, where 0 stands for all processors.
 inline void add_threads_option(CLI::App& app, int& threads) {
   app.add_option("--threads", threads, "Threads [all processors]; results do not depend on it")
-      ->check(CLI::Range(1, 1024));
+      ->check(whole_number(1, 1024));
 }
 
 }  // namespace dattn

@@ -15,9 +15,11 @@ namespace fs = std::filesystem;
 
 std::vector<fs::path> golden_files(const fs::path& folder) {
   std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(folder)) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
     if (entry.path().extension() == ".safetensors") files.push_back(entry.path());
   }
+  dattn::check(!error, "{}: cannot be listed ({})", folder.string(), error.message());
   dattn::check(!files.empty(), "{}: holds no .safetensors file", folder.string());
   std::sort(files.begin(), files.end());
   return files;
@@ -41,9 +43,11 @@ bool report(const fs::path& file) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2 || argv[1][0] == '-') {
-    fmt::print(stderr, "usage: dattn_golden DIR\nchecks every .safetensors file in DIR against its operation\n");
-    return 2;
+  const bool help = argc == 2 && (argv[1] == std::string("--help") || argv[1] == std::string("-h"));
+  if (help || argc != 2 || argv[1][0] == '-') {
+    fmt::print(help ? stdout : stderr,
+               "usage: dattn_golden DIR\nchecks every .safetensors file in DIR against its operation\n");
+    return help ? 0 : 2;
   }
   try {
     bool ok = true;

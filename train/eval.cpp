@@ -1,4 +1,5 @@
 // The program `eval`: evaluates a checkpoint on a data set; it needs nothing but the file.
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -66,6 +67,11 @@ int run(const Options& options) {
   check(set.classes() == checkpoint.info().model.classes,
         "{}: the checkpoint knows {} classes, {} has {}\nhint: give --data the set it was trained on",
         options.checkpoint, checkpoint.info().model.classes, options.data, set.classes());
+  const auto other = std::mismatch(names.begin(), names.end(), set.class_names.begin());
+  if (other.first != names.end()) {
+    fail("{}: class {} of the checkpoint is {}, of {} it is {}\nhint: give --data the set it was trained on",
+         options.checkpoint, other.first - names.begin(), *other.first, options.data, *other.second);
+  }
   EvaluateOptions how;
   how.tta = options.tta;
   how.precision = precision_type(options.precision.empty() ? checkpoint.info().options.value("precision", "float32")

@@ -8,6 +8,7 @@
 
 #include "core/autograd.h"
 #include "datasets/augment.h"
+#include "train/watch.h"
 
 namespace dattn {
 
@@ -170,6 +171,9 @@ std::optional<Evaluation> evaluate(Classifier& model, const ImageSet& set, const
     const Tensor images = set.images.slice(begin, end).to(device);
     const Tensor logits = batch_logits(model, plans, images, classes, options);
     if (!logits) return std::nullopt;
+    check(std::isfinite(largest_magnitude(logits)),
+          "evaluate: the network's logits are not finite\nhint: its weights have grown too large; train with a smaller "
+          "--lr-scale");
     const std::int64_t* labels = set.labels.data<std::int64_t>() + begin;
     add_batch(evaluation, sums, logits, labels);
     if (options.tta) sums.first_tta += hits(logits, labels);

@@ -15,7 +15,7 @@ struct Evaluation {
   double loss = 0;      ///< mean cross entropy, without smoothing
   double accuracy = 0;  ///< top-1, 0 to 1
   double top5 = 0;
-  std::optional<double> accuracy_tta;   ///< of logits averaged over the six views of the peer's recipe
+  std::optional<double> accuracy_tta;   ///< of logits averaged over six views, as airbench94 (arXiv 2404.00498) does
   std::vector<std::int64_t> confusion;  ///< [classes, classes]: row = true class, column = prediction
   /// Accuracy on the images of one class.
   double class_accuracy(std::int64_t c) const;
@@ -30,8 +30,8 @@ struct EvaluateOptions {
 };
 
 /// Computes where the model's parameters lie; the images may lie there too, or on the CPU. Puts the model into
-/// evaluation mode for the time of the call and back into training mode after it. Error where the labels of the set,
-/// which lie on the CPU, do not fit the model's classes.
+/// evaluation mode for the time of the call and back into training mode after it. Error where the set has
+/// other classes than the model, and where a logit is not finite. The labels lie on the CPU.
 std::optional<Evaluation> evaluate(Classifier& model, const ImageSet& set, const Normalisation& normalisation,
                                    const EvaluateOptions& options);
 

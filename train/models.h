@@ -25,11 +25,17 @@ class Classifier {
   virtual void init_from_data(const Tensor& /*images*/) {}
 };
 
+/// Which kind of attention the blocks of dattn_cnn and dattn_cnn_wide hold.
+inline constexpr const char* kAttentions[] = {"dattention", "self", "none"};
+inline constexpr const char* kModels[] = {"dattn_cnn", "dattn_cnn_wide", "resnet18"};
+/// Sides of the maps of dattn_cnn and dattn_cnn_wide that a block of attention can follow.
+inline constexpr std::int64_t kAttentionMaps[] = {31, 15, 7};
+
 struct ModelOptions {
   std::string name = "dattn_cnn";
   std::string attention = "dattention";
   std::int64_t classes = 10;
-  std::vector<std::int64_t> attention_maps{15, 7};  ///< sides of the maps with an attention block, of 31, 15 and 7
+  std::vector<std::int64_t> attention_maps{15, 7};  ///< sides of the maps with an attention block, of kAttentionMaps
   std::int64_t attention_stride = 1;                ///< of DAttention: pixels from sample to sample
 };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -39,6 +40,16 @@ nlohmann::json all_options(const TrainOptions& o) {
               {"eval-every", o.eval_every},
               {"resume", o.resume}});
   return all;
+}
+
+std::string resume_options(const TrainOptions& o) {
+  const TrainOptions usual;
+  std::string text;
+  if (o.device != usual.device) text += " --device " + o.device;
+  if (o.threads != usual.threads) text += fmt::format(" --threads {}", o.threads);
+  if (o.save_every != usual.save_every) text += fmt::format(" --save-every {}", o.save_every);
+  if (o.eval_every != usual.eval_every) text += fmt::format(" --eval-every {}", o.eval_every);
+  return text;
 }
 
 void set_result_options(TrainOptions& o, const nlohmann::json& saved) {
@@ -107,18 +118,19 @@ ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
       ->capture_default_str();
   app.add_option("--attention-maps", o.attention_maps, "Maps with an attention block, by their sides")
       ->delimiter(',')
-      ->check(CLI::IsMember({31, 15, 7}))
+      ->check(CLI::IsMember(std::vector(std::begin(kAttentionMaps), std::end(kAttentionMaps))))
       ->capture_default_str();
   app.add_option("--attention-stride", o.attention_stride, "Pixels from sample to sample in dattention")
-      ->check(CLI::Range(1, 31))
+      ->check(whole_number(1, 31))
       ->capture_default_str();
   app.add_option("--epochs", o.epochs, "Length of the schedule [the recipe's own]")->check(positive);
-  app.add_option("--batch-size", o.batch_size, "Images a step [the recipe's own]")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 24));
+  app.add_option("--batch-size", o.batch_size, "Images a step [the recipe's own]")->check(whole_number(1, 1 << 24));
   app.add_option("--lr-scale", o.lr_scale, "Factor on all learning rates")->check(positive)->capture_default_str();
-  app.add_option("--seed", o.seed, "Seed of everything random")->capture_default_str();
+  app.add_option("--seed", o.seed, "Seed of everything random")
+      ->check(whole_number(0, std::numeric_limits<std::int64_t>::max()))
+      ->capture_default_str();
   app.add_option("--holdout", o.holdout, "Training images kept aside to choose best.safetensors by")
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40))
+      ->check(whole_number(0, std::int64_t{1} << 40))
       ->capture_default_str();
   app.add_option("--out", o.out, "Folder for checkpoints and metrics [runs/<next number>]");
   app.add_flag("--resume", o.resume, "Go on from last.safetensors in --out");
@@ -128,14 +140,15 @@ ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
   add_device_option(app, o.device);
   add_threads_option(app, o.threads);
   app.add_option("--max-steps", o.max_steps, "Stop early after so many steps; the schedule stays that of --epochs")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40));
+      ->check(whole_number(1, std::int64_t{1} << 40));
   app.add_option("--save-every", o.save_every, "Steps between checkpoints [at the end of every epoch]")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40));
+      ->check(whole_number(1, std::int64_t{1} << 40));
   app.add_option("--eval-every", o.eval_every, "Epochs between evaluations on the test images; the last always is one")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40))
+      ->check(whole_number(1, std::int64_t{1} << 40))
       ->capture_default_str();
   app.add_flag("--ema", o.ema, "Keep a moving average of the weights, and evaluate it");
   app.set_config("--config", "", "File with options as lines `name = value`");
+  app.allow_config_extras(CLI::config_extras_mode::error);
 
   try {
     app.parse(argc, argv);

@@ -10,9 +10,6 @@
 
 namespace dattn {
 
-/// Which kind of attention the blocks of dattn_cnn and dattn_cnn_wide hold.
-inline constexpr const char* kAttentions[] = {"dattention", "self", "none"};
-inline constexpr const char* kModels[] = {"dattn_cnn", "dattn_cnn_wide", "resnet18"};
 /// Whether a model has attention blocks.
 inline bool has_attention(const std::string& model) { return model != "resnet18"; }
 
@@ -48,6 +45,9 @@ ModelOptions model_options(const TrainOptions& options, std::int64_t classes);
 nlohmann::json result_options(const TrainOptions& options);
 /// All options.
 nlohmann::json all_options(const TrainOptions& options);
+/// What to write beside --out and --resume to go on as before, each option after a space: those that differ from the
+/// usual and are not part of the result.
+std::string resume_options(const TrainOptions& options);
 /// Sets the options that decide the result from result_options() of a saved run. Error where one is missing.
 void set_result_options(TrainOptions& options, const nlohmann::json& saved);
 

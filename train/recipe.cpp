@@ -1,12 +1,12 @@
 // The recipes.
 //
 // dattn_cnn: airbench94's (arXiv 2404.00498) with attention by AdamW. Filters learn by Muon, biases and head by SGD on
-// the summed loss, everything falling linearly to 0; the whitening bias learns for three epochs. Written for 2,000
-// images a step; for B it keeps its meaning (docs/training.md): SGD's rates belong to a summed loss and stay, its decay
-// is so much an image; Muon's and AdamW's steps have a length of their own, so their rates go with sqrt(B / 2000), as
-// does AdamW's decay; the warm-up is 40,000 images long. dattn_cnn_wide: the same with what airbench96 changes: a
-// longer schedule, stronger augmentation, lower rates. resnet18: SGD with Nesterov momentum on the mean loss, rate
-// proportional to B, a short warm-up, then a cosine.
+// the summed loss, everything falling linearly to 0; the whitening bias learns for three epochs. The rates
+// are those for 2,000 images a step; for B they keep their meaning (docs/training.md): SGD's rates belong to a summed
+// loss and stay, its decay is so much an image; Muon's and AdamW's steps have a length of their own, so their rates go
+// with sqrt(B / 2000), as does AdamW's decay; the warm-up is 40,000 images long. dattn_cnn_wide: the same with what
+// airbench96 changes: a longer schedule, stronger augmentation, lower rates. resnet18: SGD with Nesterov momentum on
+// the mean loss, rate proportional to B, a short warm-up, then a cosine.
 #include "train/recipe.h"
 
 #include <algorithm>
@@ -155,12 +155,12 @@ RecipePlan plan_recipe(const TrainOptions& options) {
             .augment = {.translate = 4, .flip = Flip::random}};
   } else {
     plan = {.epochs = 8,
-            .batch_size = 2000,
+            .batch_size = 1000,
             .label_smoothing = 0.2,
             .reduction = Reduction::sum,
             .augment = {.translate = 2, .flip = Flip::alternating}};
     if (options.model == "dattn_cnn_wide") {
-      plan.epochs = 32, plan.batch_size = 1000;
+      plan.epochs = 32;
       plan.augment = {.translate = 4, .flip = Flip::alternating, .cutout = 12};
     }
     if (options.data == "synthetic") plan.epochs = 0.8, plan.batch_size = 200;  // a minute or two on two cores

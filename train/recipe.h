@@ -16,7 +16,7 @@ namespace dattn {
 /// What a recipe fixes before the first step.
 struct RecipePlan {
   double epochs = 8;
-  std::int64_t batch_size = 2000;
+  std::int64_t batch_size = 1000;
   double label_smoothing = 0;
   Reduction reduction = Reduction::sum;
   AugmentOptions augment;

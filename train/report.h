@@ -1,4 +1,4 @@
-// What a run shows: a progress bar on a terminal, plain lines elsewhere; aligned tables; what machine this is.
+// What a run shows: a progress bar on a terminal, plain lines elsewhere; and what machine this is.
 #pragma once
 
 #include <chrono>
@@ -37,7 +37,7 @@ class Progress {
 std::string duration(double seconds);
 
 bool stdout_is_terminal();
-/// Processor's name and number of threads, such as "AMD EPYC (2 threads)".
+/// The processor's name, such as "AMD EPYC".
 std::string processor_name();
 /// Compiler and its version.
 std::string compiler_name();

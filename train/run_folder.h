@@ -27,13 +27,17 @@ void from_json(const nlohmann::json& from, MetricsRow& row);
 
 class RunFolder {
  public:
-  /// The folder of a run: made where it is missing. A new run does not go into a folder that holds a checkpoint; a
-  /// resumed one needs one. An empty `out` is the first free runs/1, runs/2, ...
+  /// The folder of a run, which is looked at only. A new run does not go into a folder that holds a checkpoint; a
+  /// resumed one needs one, and what killed writers left there is removed.
   explicit RunFolder(const TrainOptions& options);
+  /// Makes the folder where it is missing: without --out the first free of runs/1, runs/2, ...
+  void make();
 
   const std::string& path() const { return path_; }
   std::string last() const { return path_ + "/last.safetensors"; }
   std::string best() const { return path_ + "/best.safetensors"; }
+  std::string metrics() const { return path_ + "/metrics.csv"; }
+  std::string run() const { return path_ + "/run.json"; }
   void write_metrics(const std::vector<MetricsRow>& rows) const;
   /// Every option, and with which program, compiler and processor the run is made.
   void write_run(const nlohmann::json& options, const nlohmann::json& facts) const;

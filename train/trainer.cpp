@@ -23,8 +23,19 @@ void on_signal(int signal) {
 }
 
 constexpr std::int64_t kWhiteningImages = 5000;
-constexpr double kEmaDecay = 0.99;
+constexpr double kEmaDecay = 0.99, kMostSteps = 1e12;
 constexpr const char* kUpdates = "updates";  // the count that Ema keeps among its tensors
+
+// So many images of a set, evenly spaced, as folders have theirs class by class.
+Tensor spread_images(const Tensor& images, std::int64_t count) {
+  count = std::min(count, images.size(0));
+  Tensor chosen = Tensor::empty(images.shape().with(0, count), images.dtype());
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t from = i * images.size(0) / count;
+    chosen.slice(i, i + 1).copy_from(images.slice(from, from + 1));
+  }
+  return chosen;
+}
 
 std::string percent(double fraction) { return fmt::format("{:.2f} %", 100 * fraction); }
 
@@ -35,9 +46,7 @@ std::string percent(double fraction) { return fmt::format("{:.2f} %", 100 * frac
 Trainer::Trainer(TrainOptions options, const std::vector<std::string>& given)
     : options_(std::move(options)), device_(use_device(options_.device)), folder_(options_) {
   if (options_.threads > 0) set_thread_count(options_.threads);
-  options_.out = folder_.path();
   if (options_.resume) {
-    remove_partial_files(folder_.last());
     resumed_.emplace(folder_.last());
     refuse_other_options(resumed_->info().options, given);
     set_result_options(options_, resumed_->info().options);
@@ -48,11 +57,13 @@ Trainer::Trainer(TrainOptions options, const std::vector<std::string>& given)
 }
 
 void Trainer::refuse_other_options(const nlohmann::json& saved, const std::vector<std::string>& given) const {
-  const nlohmann::json asked = result_options(options_);
+  TrainOptions run;  // with the usual value of what an older run did not know
+  set_result_options(run, saved);
+  const nlohmann::json asked = result_options(options_), has = result_options(run);
   std::string differences;
   for (const std::string& name : given) {
-    if (!asked.contains(name) || !saved.contains(name) || asked[name] == saved[name]) continue;
-    differences += fmt::format("\n  --{}: the run has {}, asked for {}", name, saved[name].dump(), asked[name].dump());
+    if (!asked.contains(name) || asked[name] == has[name]) continue;
+    differences += fmt::format("\n  --{}: the run has {}, asked for {}", name, has[name].dump(), asked[name].dump());
   }
   check(differences.empty(), "resume: other options than those of the run in {}:{}\nhint: leave them out",
         folder_.path(), differences);
@@ -72,13 +83,15 @@ void Trainer::build() {
   steps_per_epoch_ = data_.train.count() / plan_.batch_size;
   check(steps_per_epoch_ > 0, "--batch-size: {} images a step, but only {} to train on", plan_.batch_size,
         data_.train.count());
-  total_steps_ = static_cast<std::int64_t>(std::ceil(plan_.epochs * static_cast<double>(steps_per_epoch_)));
+  const double steps = std::ceil(plan_.epochs * static_cast<double>(steps_per_epoch_));
+  check(steps <= kMostSteps, "--epochs: {:g} epochs of {} steps are more than {:g} steps", plan_.epochs,
+        steps_per_epoch_, kMostSteps);
+  total_steps_ = static_cast<std::int64_t>(steps);
 
   precision_ = precision_type(options_.precision);
   Random random(options_.seed, Purpose::init);
   model_ = make_model(model_options(options_, data_.train.classes()), random);
-  model_->init_from_data(
-      normalise(data_.train.images.slice(0, std::min(kWhiteningImages, data_.train.count())), data_.normalisation));
+  model_->init_from_data(normalise(spread_images(data_.train.images, kWhiteningImages), data_.normalisation));
   move_to(*model_, device_);
   recipe_ = make_recipe(options_, plan_, *model_, total_steps_, steps_per_epoch_);
   if (options_.ema)
@@ -101,6 +114,8 @@ void Trainer::restore(const Checkpoint& checkpoint) {
   } catch (const nlohmann::json::exception& e) {
     fail("resume: the state in {} cannot be read ({})", folder_.last(), e.what());
   }
+  check(state_.step >= 0 && state_.step <= total_steps_, "resume: {} claims step {}, the run has {} steps",
+        folder_.last(), state_.step, total_steps_);
   // A row that --max-steps wrote in the middle of an epoch gives way to the epoch's own.
   if (!state_.rows.empty() && state_.rows.back().step % steps_per_epoch_ != 0 &&
       state_.rows.back().step != total_steps_) {
@@ -247,6 +262,8 @@ int Trainer::run() {
     fmt::print("the run in {} is finished: {} of {} steps\n", folder_.path(), state_.step, total_steps_);
     return 0;
   }
+  folder_.make();
+  options_.out = folder_.path();
   signalled = 0;
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
@@ -269,8 +286,8 @@ int Trainer::run() {
   progress_.reset();
   if (signalled) {
     save(folder_.last());
-    fmt::print("stopped by a signal; {} holds step {} of {}\ngo on with: train --out {} --resume\n", folder_.last(),
-               state_.step, total_steps_, folder_.path());
+    fmt::print("stopped by a signal; {} holds step {} of {}\ngo on with: ./run train --out {} --resume{}\n",
+               folder_.last(), state_.step, total_steps_, folder_.path(), resume_options(options_));
     return kInterrupted;
   }
   print_end();
