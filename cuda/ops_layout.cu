@@ -68,7 +68,7 @@ bool is_transposition(const Loops& loops) {
   const std::int64_t image = rows.size * columns.size;
   return swapped &&
          (loops.count == 2 || (loops[0].x_step == image && loops[0].y_step == image && loops[0].size < 65536)) &&
-         rows.size < 65536 * kSquare && columns.size < std::int64_t{1} << 31;
+         rows.size <= 65535 * kSquare && columns.size < std::int64_t{1} << 31;
 }
 
 unsigned squares(std::int64_t n) { return static_cast<unsigned>((n + kSquare - 1) / kSquare); }

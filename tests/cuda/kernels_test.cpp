@@ -85,6 +85,11 @@ TEST_F(Kernels, LayoutsOfEverySizeOfElement) {
   }
 }
 
+TEST_F(Kernels, TranspositionOfMoreRowsThanAGridHolds) {
+  const Tensor x = numbers({65535 * 32 + 1, 2}).to(Dtype::bfloat16);
+  EXPECT_TRUE(same_bits(permute(x.to(Device::cuda), {1, 0}).to(Device::cpu), permute(x, {1, 0})));
+}
+
 TEST_F(Kernels, ActivationsAtInfinityAndNotANumber) {
   const Tensor x = Tensor::from<float>({4}, std::vector<float>{-INFINITY, INFINITY, NAN, -60});
   for (const Activation kind : {Activation::relu, Activation::gelu_erf, Activation::gelu_tanh, Activation::silu,
