@@ -80,9 +80,10 @@ __device__ void query_tile(const BackwardCall<bfloat16>& call, const QueryShared
   Rows::stage(a, call.q + a.row(n, a.queries, first_query, m), count_queries, kMmaRows, shared.queries);
   Rows::stage(a, call.dmix + a.row(n, a.queries, first_query, m), count_queries, kMmaRows, shared.dmix);
   __syncthreads();
-  find_delta<kChannels>(call, n, m, first_query, shared.dmix, shared.delta);
+  // Whole warps load fragments: before lanes part in find_delta.
   const typename Rows::Left q = Rows::left(shared.queries + warp_row * Rows::kStride);
   const typename Rows::Left dmix = Rows::left(shared.dmix + warp_row * Rows::kStride);
+  find_delta<kChannels>(call, n, m, first_query, shared.dmix, shared.delta);
   __syncthreads();
   Query query[2];
   float lse[2], delta[2];
