@@ -234,6 +234,14 @@ __device__ __forceinline__ float team_sum(float x, int team) {
   return x;
 }
 
+/// The weight of one query and sample (7) times what dropout keeps of it (8), and the gradient of its score (19), from
+/// the weight and da / mu (17).
+struct Weight {
+  float kept, dscore;
+  __device__ __forceinline__ Weight(float weight, float product, float delta, float keep)
+      : kept(keep * weight), dscore(weight * (keep * product - delta)) {}
+};
+
 // --- calls ---
 
 template <typename S>
@@ -275,5 +283,10 @@ constexpr int kMostMmaChannels = 64;
 void attend_forward_mma(ForwardCall<bfloat16>& call, const BiasInputs& inputs);
 void attend_queries_mma(BackwardCall<bfloat16>& call, const BiasInputs& inputs, const DAttentionBias& b);
 void attend_samples_mma(BackwardCall<bfloat16>& call, const BiasInputs& inputs);
+
+/// The gradient of a relative table whose sums a block's shared memory does not hold (dattention_backward_table.cu);
+/// `call` has been through the sweep over queries, which leaves delta.
+void attend_table(const BackwardCall<float>& call, const DAttentionBias& b);
+void attend_table(const BackwardCall<bfloat16>& call, const DAttentionBias& b);
 
 }  // namespace dattn::cuda

@@ -10,13 +10,6 @@ namespace dattn::cuda {
 
 namespace {
 
-// The weight of one query and sample (7) and the gradient of its score (19), from the score and da / mu (17).
-struct Weight {
-  float weight, keep, dscore;
-  __device__ __forceinline__ Weight(float score, float lse, float product, float delta, float kept)
-      : weight(exp2f(score - lse)), keep(kept), dscore(weight * (kept * product - delta)) {}
-};
-
 // --- first sweep: queries ---
 
 template <BiasForm kForm>
@@ -72,7 +65,7 @@ __device__ void query_tile(const BackwardCall<S>& call, const QueryShared<kForm>
     stage_rows(a, call.v + a.row(n, a.samples, first, m), count, call.tile, 1, shared.values);
     stage_samples<kForm>(call.bias, n, m, first, count, shared.samples);
     __syncthreads();
-#pragma unroll 2
+#pragma unroll(kChannels < 32 ? 2 : 1)  // as far as registers go
     for (int j = 0; j < count; ++j) {
       const int row = j * a.row_channels + part;
       float score = team_sum(dot(q, shared.keys + row), a.team);
@@ -81,7 +74,7 @@ __device__ void query_tile(const BackwardCall<S>& call, const QueryShared<kForm>
                                                staged_sample<kForm>(call.bias, shared.samples, j), query);
       if (kForm != BiasForm::none) score = fmaf(bias.value, kLog2e, score);
       const float keep = call.drops ? call.mask.factor(a.weight(n, m, query.index, first + j)) : 1.0f;
-      const Weight w(score, lse, product, delta, keep);
+      const Weight w(exp2f(score - lse), product, delta, keep);
       axpy(w.dscore, shared.keys + row, dq);  // (20)
       if (kForm != BiasForm::none && call.gradient.wanted && part == 0) shared.dscores[j * rows + own] = w.dscore;
     }
@@ -179,9 +172,9 @@ __global__ void __launch_bounds__(kMostThreads, kForm == BiasForm::any || kChann
           bias_point<kForm, true>(call.bias, shared.ring, m, j, sample, staged_query<kForm>(shared.places, first, i));
       if (kForm != BiasForm::none) score = fmaf(bias.value, kLog2e, score);
       const float keep = call.drops ? call.mask.factor(a.weight(n, m, first + i, j)) : 1.0f;
-      const Weight w(score, shared.lse[i], product, shared.delta[i], keep);
-      axpy(w.keep * w.weight, shared.dmix + row, dv);  // (16)
-      axpy(w.dscore, shared.q + row, dk);              // (21)
+      const Weight w(exp2f(score - shared.lse[i]), product, shared.delta[i], keep);
+      axpy(w.kept, shared.dmix + row, dv);  // (16)
+      axpy(w.dscore, shared.q + row, dk);   // (21)
       if (kForm != BiasForm::none) {
         dposition_y = fmaf(w.dscore, bias.by_y, dposition_y);  // (29), (30)
         dposition_x = fmaf(w.dscore, bias.by_x, dposition_x);
@@ -261,11 +254,10 @@ void sweep_queries(BackwardCall<S>& call, const BiasInputs& inputs, const DAtten
   call.tile = tile_rows(a.row_channels, 32);
   const int threads = block_threads(a.queries, a.team, std::int64_t{a.images} * a.heads), rows = threads / a.team;
   const int tiles = (a.queries + rows - 1) / rows;
-  BiasGradientParts parts(inputs.bias(), b, a.images, a.heads, tiles);
+  const BiasForm form = inputs.form(QueryShared<BiasForm::any>::bytes(a, call.tile, {}) + inputs.sums_bytes(b));
+  const BiasGradientParts parts(inputs.bias(), form, b, a.images, a.heads, tiles);
   call.parts = parts.image_parts, call.chunks = parts.chunks, call.gradient = parts.gradient;
-  const std::size_t others = QueryShared<BiasForm::any>::bytes(a, call.tile, call.gradient);
-  dispatch_form(inputs.form(others + parts.table_bytes()), [&]<BiasForm kForm>() {
-    if (kForm == BiasForm::window && call.gradient.wanted) call.gradient.shared_floats = call.gradient.elements;
+  dispatch_form(form, [&]<BiasForm kForm>() {
     std::size_t bytes = QueryShared<kForm>::bytes(a, call.tile, call.gradient);
     if (kForm == BiasForm::window) bytes += inputs.ring_bytes();
     launch("dattention_attend_backward", attend_queries_kernel<S, kChannels, kForm>,
@@ -273,6 +265,7 @@ void sweep_queries(BackwardCall<S>& call, const BiasInputs& inputs, const DAtten
            call);
   });
   parts.fold(inputs.bias(), b, a.heads);
+  if (parts.sweeps_table) attend_table(call, b);
 }
 
 template <typename S, int kChannels>

@@ -9,15 +9,6 @@ namespace {
 constexpr int kTile = 64;                   // rows of the other side in shared memory
 constexpr int kScoreStride = kMmaRows + 4;  // of score gradients: keeps what a warp writes in different banks
 
-// The weight of one query and sample (7) and the gradient of its score (19), from the score and da / mu (17).
-struct Weight {
-  float weight, dscore;
-  __device__ __forceinline__ Weight(float score, float lse, float product, float delta, float keep)
-      : weight(fast_exp2(score - lse)), dscore(weight * (keep * product - delta)) {
-    weight *= keep;
-  }
-};
-
 // --- first sweep: queries ---
 
 template <int kChannels, BiasForm kForm>
@@ -121,7 +112,7 @@ __device__ void query_tile(const BackwardCall<bfloat16>& call, const QueryShared
                 fmaf(bias_point<kForm>(call.bias, shared.ring, m, first + j, sample, query[row]).value, kLog2e, score);
           }
           const float keep = call.drops ? call.mask.factor(a.weight(n, m, query[row].index, first + j)) : 1.0f;
-          at = Weight(score, lse[row], product[c / 2][2 * row + c % 2], delta[row], keep).dscore;
+          at = Weight(fast_exp2(score - lse[row]), product[c / 2][2 * row + c % 2], delta[row], keep).dscore;
           if (place >= count) at = 0;
           if (kForm != BiasForm::none && call.gradient.wanted && place < count) {
             shared.dscores[place * kScoreStride + warp_row + own_row() + 8 * row] = at;
@@ -245,8 +236,8 @@ __global__ void __launch_bounds__(kMmaThreads, kChannels <= 16 && kForm != BiasF
           const BiasPoint bias = bias_point<kForm, true>(call.bias, shared.ring, m, own[row], sample[row], query);
           const float score = kForm == BiasForm::none ? at * scale : fmaf(at, scale, bias.value * kLog2e);
           const float keep = call.drops ? call.mask.factor(a.weight(n, m, i, own[row])) : 1.0f;
-          const Weight w(score, lse, da, delta, keep);
-          da = w.dscore, at = w.weight;
+          const Weight w(fast_exp2(score - lse), da, delta, keep);
+          da = w.dscore, at = w.kept;
           if (kForm != BiasForm::none) {
             dposition_y[row] = fmaf(w.dscore, bias.by_y, dposition_y[row]);  // (29), (30)
             dposition_x[row] = fmaf(w.dscore, bias.by_x, dposition_x[row]);
@@ -277,19 +268,19 @@ __global__ void __launch_bounds__(kMmaThreads, kChannels <= 16 && kForm != BiasF
 
 void attend_queries_mma(BackwardCall<bfloat16>& call, const BiasInputs& inputs, const DAttentionBias& b) {
   const AttendSizes& a = call.a;
-  BiasGradientParts parts(inputs.bias(), b, a.images, a.heads, (a.queries + kMmaRows - 1) / kMmaRows);
-  call.parts = parts.image_parts, call.chunks = parts.chunks, call.gradient = parts.gradient;
   dispatch_mma_channels(a.head_channels, [&]<int kChannels>() {
-    const std::size_t others = QueryShared<kChannels, BiasForm::any>::bytes(call.gradient) + parts.table_bytes();
-    dispatch_form(inputs.form(others), [&]<BiasForm kForm>() {
-      if (kForm == BiasForm::window && call.gradient.wanted) call.gradient.shared_floats = call.gradient.elements;
+    const BiasForm form = inputs.form(QueryShared<kChannels, BiasForm::any>::bytes({}) + inputs.sums_bytes(b));
+    const BiasGradientParts parts(inputs.bias(), form, b, a.images, a.heads, (a.queries + kMmaRows - 1) / kMmaRows);
+    call.parts = parts.image_parts, call.chunks = parts.chunks, call.gradient = parts.gradient;
+    dispatch_form(form, [&]<BiasForm kForm>() {
       const std::size_t bytes =
           QueryShared<kChannels, kForm>::bytes(call.gradient) + (kForm == BiasForm::window ? inputs.ring_bytes() : 0);
       launch("dattention_attend_backward", attend_queries_mma_kernel<kChannels, kForm>,
              Grid{static_cast<unsigned>(call.parts * a.heads * call.chunks), kMmaThreads, bytes}, call);
     });
+    parts.fold(inputs.bias(), b, a.heads);
+    if (parts.sweeps_table) attend_table(call, b);
   });
-  parts.fold(inputs.bias(), b, a.heads);
 }
 
 void attend_samples_mma(BackwardCall<bfloat16>& call, const BiasInputs& inputs) {

@@ -119,10 +119,12 @@ int shares(std::int64_t wanted, std::int64_t others, int most) {
 
 }  // namespace
 
-BiasGradientParts::BiasGradientParts(const DeviceBias& bias, const DAttentionBias& b, int images, int heads, int tiles)
+BiasGradientParts::BiasGradientParts(const DeviceBias& bias, BiasForm form, const DAttentionBias& b, int images,
+                                     int heads, int tiles)
     : image_parts(images),
       chunks(tiles),
-      table_(bias.kind == BiasKind::table && b.table.trainable()),
+      sweeps_table(bias.windows && form == BiasForm::any && b.table.trainable()),
+      table_(bias.kind == BiasKind::table && b.table.trainable() && !sweeps_table),
       log_cpb_(bias.kind == BiasKind::log_cpb && (b.w1.trainable() || b.b1.trainable() || b.w2.trainable())),
       sums_([&]() -> std::int64_t {
         const int elements = gradient_elements(bias, table_, log_cpb_);
@@ -135,6 +137,7 @@ BiasGradientParts::BiasGradientParts(const DeviceBias& bias, const DAttentionBia
   gradient.elements = gradient_elements(bias, table_, log_cpb_);
   gradient.sums = sums_.data();
   gradient.wanted = table_ || log_cpb_;
+  if (table_ && form == BiasForm::window) gradient.shared_floats = gradient.elements;
   if (log_cpb_) gradient.shared_floats = kMostWarps * gradient.elements;
   if (bias.kind == BiasKind::fixed && b.table.trainable()) {
     gradient.wanted = true;
@@ -142,8 +145,6 @@ BiasGradientParts::BiasGradientParts(const DeviceBias& bias, const DAttentionBia
     image_parts = 1;
   }
 }
-
-std::size_t BiasGradientParts::table_bytes() const { return table_ ? shared_bytes<float>(gradient.elements) : 0; }
 
 void BiasGradientParts::fold(const DeviceBias& bias, const DAttentionBias& b, int heads) const {
   if (table_) {

@@ -178,6 +178,10 @@ class BiasInputs {
   BiasForm form(std::size_t other_bytes) const;
   /// Shared memory of the table in form `window`.
   std::size_t ring_bytes() const { return shared_bytes<float>(bias_.ring_size()); }
+  /// What the sums of a relative table's gradient need of it beside.
+  std::size_t sums_bytes(const DAttentionBias& b) const {
+    return b.kind == BiasKind::table && b.table.trainable() ? shared_bytes<float>(bias_.table_size()) : 0;
+  }
 
  private:
   DeviceBias bias_;

@@ -39,9 +39,8 @@ __device__ inline int own_row(int row) {
 }
 
 /// Relative table, maps of its size: the transposed blend (28), cell by cell. `sums` is one head's table.
-template <typename P>
-__device__ void add_windows(const DeviceBias& b, const ScoreTile& t, Shared<const float> dscores,
-                            Shared<const float4> samples, P sums) {
+__device__ inline void add_windows(const DeviceBias& b, const ScoreTile& t, Shared<const float> dscores,
+                                   Shared<const float4> samples, Shared<float> sums) {
   const int first_y = t.query / b.width, last_y = (t.query + t.queries - 1) / b.width;
   for (int j = 0; j < t.samples; ++j) {
     const float4 sample = samples[j];
@@ -84,10 +83,9 @@ __device__ inline float row_gradient(const DeviceBias& b, const ScoreTile& t, Sh
   return sum;
 }
 
-/// Relative table, maps of other sizes: each table cell looks for the queries that see it.
-template <typename P>
-__device__ void add_cells(const DeviceBias& b, const ScoreTile& t, Shared<const float> dscores,
-                          Shared<const float4> samples, P sums) {
+/// Relative table, maps of other sizes: each table cell looks for the queries that see it. `sums` is one head's table.
+__device__ inline void add_cells(const DeviceBias& b, const ScoreTile& t, Shared<const float> dscores,
+                                 Shared<const float4> samples, float* sums) {
   const int first_y = t.query / b.width, last_y = (t.query + t.queries - 1) / b.width;
   for (int j = 0; j < t.samples; ++j) {
     const float4 sample = samples[j];
@@ -166,8 +164,7 @@ __device__ void add_bias_gradient(const DeviceBias& b, const BiasGradient& g, co
   if constexpr (kForm == BiasForm::window) {
     add_windows(b, t, dscores, samples, shared);
   } else if (b.kind == BiasKind::table) {
-    float* own = g.sums + static_cast<std::int64_t>(blockIdx.x) * g.elements;
-    b.windows ? add_windows(b, t, dscores, samples, own) : add_cells(b, t, dscores, samples, own);
+    add_cells(b, t, dscores, samples, g.sums + static_cast<std::int64_t>(blockIdx.x) * g.elements);
   } else if (b.kind == BiasKind::fixed) {
     add_fixed(b, t, dscores, g.sums);
   } else if (b.kind == BiasKind::log_cpb) {
@@ -191,13 +188,12 @@ __device__ inline void end_bias_gradient(const BiasGradient& g, Shared<const flo
 class BiasGradientParts {
  public:
   /// `tiles` are those of an image's queries.
-  BiasGradientParts(const DeviceBias& bias, const DAttentionBias& b, int images, int heads, int tiles);
+  BiasGradientParts(const DeviceBias& bias, BiasForm form, const DAttentionBias& b, int images, int heads, int tiles);
 
   int image_parts, chunks;
+  bool sweeps_table;  ///< whether a table's gradient takes a sweep of its own, attend_table
   BiasGradient gradient;
 
-  /// What the sums of a relative table need of shared memory.
-  std::size_t table_bytes() const;
   /// Adds the blocks' sums to the gradients of the parameters.
   void fold(const DeviceBias& bias, const DAttentionBias& b, int heads) const;
 
