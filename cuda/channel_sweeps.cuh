@@ -133,9 +133,8 @@ struct AddParts {
     Floats<N> total;
 #pragma unroll
     for (int k = 0; k < N; ++k) {
-      double sum = 0;
-      for (std::int64_t p = team.index(); p < parts; p += WarpTeam::kSize) sum += first[(p * N + k) * channels];
-      total[k] = static_cast<float>(warp_sum(sum));
+      total[k] = static_cast<float>(
+          team.sum_of(parts, [&](std::int64_t p) { return static_cast<double>(first[(p * N + k) * channels]); }));
     }
     if (team.index() == 0) g(team.row(), total);
   }
@@ -212,12 +211,6 @@ struct MergeMoments {
   __device__ std::int64_t rows_of(std::int64_t p) const { return p * part + part < rows ? part : rows - p * part; }
 };
 
-template <typename F>
-__global__ void warp_item_kernel(std::int64_t n, F f) {
-  const WarpTeam team;
-  if (team.row() < n) f(team);
-}
-
 constexpr std::int64_t kSumRows = 4, kMapRows = 8, kSumBlocks = 1024, kMostParts = 256;
 
 inline SweepCut cut_for_sums(const ChannelSweep& sweep, int V) {
@@ -227,14 +220,6 @@ inline SweepCut cut_for_sums(const ChannelSweep& sweep, int V) {
 }
 
 }  // namespace detail
-
-/// Calls f(team) with a warp for every item, its row(): F is a struct with a `__device__ void operator()(const
-/// WarpTeam&) const`.
-template <typename F>
-void for_each_warp(const char* name, std::int64_t n, const F& f) {
-  constexpr std::int64_t kTeams = WarpTeam::kTeams;
-  launch(name, detail::warp_item_kernel<F>, {static_cast<unsigned>((n + kTeams - 1) / kTeams), kThreads}, n, f);
-}
 
 /// Calls f(own, i) on the device for elements i .. i + V - 1 of every row; own = f.channels(k, c) are the numbers of
 /// channels c .. c + V - 1, k = s C + c their place among those of all segments. F is a struct of plain members.

@@ -265,15 +265,17 @@ void map_elements(const char* name, std::int64_t n, const F& f, S* y, const X*..
 
 // --- sums and maxima in a fixed order; every thread gets the same bits ---
 
-template <typename T>
+/// Of the lanes of a warp, or of each kLanes neighbours among them.
+template <int kLanes = kWarpThreads, typename T>
 __device__ __forceinline__ T warp_sum(T x) {
 #pragma unroll
-  for (int flip = kWarpThreads / 2; flip > 0; flip /= 2) x += __shfl_xor_sync(kFullWarp, x, flip);
+  for (int flip = kLanes / 2; flip > 0; flip /= 2) x += __shfl_xor_sync(kFullWarp, x, flip);
   return x;
 }
+template <int kLanes = kWarpThreads>
 __device__ __forceinline__ float warp_max(float x) {
 #pragma unroll
-  for (int flip = kWarpThreads / 2; flip > 0; flip /= 2) x = fmaxf(x, __shfl_xor_sync(kFullWarp, x, flip));
+  for (int flip = kLanes / 2; flip > 0; flip /= 2) x = fmaxf(x, __shfl_xor_sync(kFullWarp, x, flip));
   return x;
 }
 

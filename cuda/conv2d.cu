@@ -11,6 +11,7 @@
 #include "cuda/conv2d_gather.cuh"
 #include "cuda/gemm.h"
 #include "cuda/kernels.h"
+#include "cuda/sums.cuh"
 
 namespace dattn::cuda {
 
@@ -142,12 +143,13 @@ struct AddFilterParts {
   const float* partial;
   std::int64_t parts, part, taps, O, I, padded_O, padded_I;  // `part` elements of each
   float* dw;
-  __device__ void operator()(std::int64_t i) const {
-    const std::int64_t row = i / I, filter = row / taps, padded_filter = filter / O * padded_O + filter % O;
+  template <typename Team>
+  __device__ void operator()(const Team& team) const {
+    const std::int64_t i = team.row(), row = i / I, filter = row / taps,
+                       padded_filter = filter / O * padded_O + filter % O;
     const float* first = partial + (padded_filter * taps + (row - filter * taps)) * padded_I + (i - row * I);
-    float sum = 0;
-    for (std::int64_t p = 0; p < parts; ++p) sum += first[p * part];
-    dw[i] += sum;
+    const float sum = team.sum_of(parts, [&](std::int64_t p) { return first[p * part]; });
+    if (team.index() == 0) dw[i] += sum;
   }
 };
 
@@ -183,8 +185,8 @@ void backward_filter(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, 
   std::int64_t parts = 0;
   const auto run = [&]<typename Tile>() { parts = launch_filter<Tile>(f, partial); };
   O > 64 ? dispatch_tile<S, 128, 128>(run) : dispatch_tile<S, 64, 128>(run);
-  for_each_item(
-      "conv2d_backward_filter", dw.elements(),
+  for_each_sum(
+      "conv2d_backward_filter", dw.elements(), parts,
       AddFilterParts{f.partial, parts, static_cast<std::int64_t>(f.shape.target.all_channels()) * f.shape.depth,
                      dw.size(1) * dw.size(2), O, I, targets.channels(), sources.channels(), dw.data<float>()});
 }

@@ -2,6 +2,7 @@
 #include "cuda/dattention_bias.cuh"
 
 #include "cuda/dattention_bias_gradient.cuh"
+#include "cuda/sums.cuh"
 
 namespace dattn::cuda {
 
@@ -31,15 +32,14 @@ struct FoldTable {
   const float* sums;
   int heads, parts, chunks, elements;
   float* dtable;
-  __device__ void operator()(std::int64_t i) const {
-    const auto m = static_cast<int>(i / elements), at = static_cast<int>(i - std::int64_t{m} * elements);
-    float sum = 0;
-    for (int part = 0; part < parts; ++part) {
-      for (int chunk = 0; chunk < chunks; ++chunk) {
-        sum += sums[((static_cast<std::int64_t>(part) * heads + m) * chunks + chunk) * elements + at];
-      }
-    }
-    dtable[i] += sum;
+  template <typename Team>
+  __device__ void operator()(const Team& team) const {
+    const std::int64_t m = team.row() / elements, at = team.row() - m * elements;
+    const float sum = team.sum_of(parts * chunks, [&](std::int64_t i) {
+      const std::int64_t part = i / chunks, chunk = i - part * chunks;
+      return sums[((part * heads + m) * chunks + chunk) * elements + at];
+    });
+    if (team.index() == 0) dtable[team.row()] += sum;
   }
 };
 
@@ -48,15 +48,16 @@ struct FoldLogCpb {
   const float* sums;
   int heads, parts, chunks, hidden, per_group;
   float *dw1, *db1, *dw2;
-  __device__ void operator()(std::int64_t i) const {
-    const auto c = static_cast<int>(i % hidden), place = static_cast<int>(i / hidden);  // place: w2's row, b1, w1 twice
-    const int output = place < per_group ? place : -1, at = output >= 0 ? 0 : place - per_group + 1;
-    float sum = 0;
-    for (int block = 0; block < parts * heads * chunks; ++block) {
-      const int m = block / chunks % heads;
-      if (output >= 0 && m % per_group != output) continue;
-      sum += sums[(static_cast<std::int64_t>(block) * 4 + at) * hidden + c];
-    }
+  template <typename Team>
+  __device__ void operator()(const Team& team) const {
+    const auto place = static_cast<int>(team.row() / hidden), c = static_cast<int>(team.row() - place * hidden);
+    const int output = place < per_group ? place : -1;  // w2's rows, then b1, then both columns of w1
+    const int at = output >= 0 ? 0 : place - per_group + 1;
+    const float sum = team.sum_of(parts * heads * chunks, [&](std::int64_t block) {
+      const bool gives = output < 0 || block / chunks % heads % per_group == output;
+      return gives ? sums[(block * 4 + at) * hidden + c] : 0.0f;
+    });
+    if (team.index() != 0) return;
     if (output >= 0 && dw2 != nullptr) dw2[output * hidden + c] += sum;
     if (at == 1 && db1 != nullptr) db1[c] += sum;
     if (at >= 2 && dw1 != nullptr) dw1[2 * c + at - 2] += sum;
@@ -148,13 +149,14 @@ BiasGradientParts::BiasGradientParts(const DeviceBias& bias, BiasForm form, cons
 
 void BiasGradientParts::fold(const DeviceBias& bias, const DAttentionBias& b, int heads) const {
   if (table_) {
-    for_each_item("dattention_fold_table", std::int64_t{heads} * gradient.elements,
-                  FoldTable{gradient.sums, heads, image_parts, chunks, gradient.elements, gradient_of(b.table)});
+    for_each_sum("dattention_fold_table", std::int64_t{heads} * gradient.elements, image_parts * chunks,
+                 FoldTable{gradient.sums, heads, image_parts, chunks, gradient.elements, gradient_of(b.table)});
   }
   if (log_cpb_) {
-    for_each_item("dattention_fold_log_cpb", std::int64_t{bias.per_group + 3} * bias.hidden,
-                  FoldLogCpb{gradient.sums, heads, image_parts, chunks, bias.hidden, bias.per_group, gradient_of(b.w1),
-                             gradient_of(b.b1), gradient_of(b.w2)});
+    for_each_sum("dattention_fold_log_cpb", std::int64_t{bias.per_group + 3} * bias.hidden,
+                 image_parts * heads * chunks,
+                 FoldLogCpb{gradient.sums, heads, image_parts, chunks, bias.hidden, bias.per_group, gradient_of(b.w1),
+                            gradient_of(b.b1), gradient_of(b.w2)});
   }
 }
 

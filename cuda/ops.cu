@@ -56,11 +56,11 @@ struct SumParts {
   std::int64_t parts, inner;
   float factor;
   S* y;
-  __device__ void operator()(std::int64_t i) const {
-    const float* first = partial + i / inner * parts * inner + i % inner;
-    float sum = 0;
-    for (std::int64_t p = 0; p < parts; ++p) sum += first[p * inner];
-    store(y + i, factor * sum);
+  template <typename Team>
+  __device__ void operator()(const Team& team) const {
+    const float* first = partial + team.row() / inner * parts * inner + team.row() % inner;
+    const float sum = team.sum_of(parts, [&](std::int64_t p) { return first[p * inner]; });
+    if (team.index() == 0) store(y + team.row(), factor * sum);
   }
 };
 
@@ -110,8 +110,8 @@ void sum_forward_cuda(const Tensor& x, int dim, double factor, Tensor& y) {
       for_each_item("sum_forward", s.outer * parts * s.inner,
                     SumColumns<S>{x.data<S>(), s.n, s.inner, part, parts, partial.data()});
     }
-    for_each_item("sum_forward", y.elements(),
-                  SumParts<S>{partial.data(), parts, s.inner, static_cast<float>(factor), y.data<S>()});
+    for_each_sum("sum_forward", y.elements(), parts,
+                 SumParts<S>{partial.data(), parts, s.inner, static_cast<float>(factor), y.data<S>()});
   });
 }
 

@@ -7,16 +7,28 @@
 
 namespace dattn::cuda {
 
-// --- rows: each is the work of a warp or of a block ---
+// --- rows: each is the work of a team, some threads of a warp or a whole block ---
 
-/// A warp for each row: where rows are short.
-struct WarpTeam {
-  static constexpr int kSize = kWarpThreads, kTeams = kThreads / kWarpThreads;  ///< threads of a team, teams of a block
-  __device__ std::int64_t row() const { return static_cast<std::int64_t>(blockIdx.x) * kTeams + warp_index(); }
-  __device__ int index() const { return lane_index(); }
-  __device__ float sum(float x) const { return warp_sum(x); }
-  __device__ float max(float x) const { return warp_max(x); }
+/// kLanes neighbouring threads of a warp, a power of two, for each row: where rows are short. sum() and max() are for
+/// all lanes of a warp together, those of teams beyond the last row too.
+template <int kLanes>
+struct LaneTeam {
+  static constexpr int kSize = kLanes, kTeams = kThreads / kLanes;  ///< threads of a team, teams of a block
+  __device__ std::int64_t row() const {
+    return static_cast<std::int64_t>(blockIdx.x) * kTeams + static_cast<int>(threadIdx.x) / kLanes;
+  }
+  __device__ int index() const { return static_cast<int>(threadIdx.x) % kLanes; }
+  __device__ float sum(float x) const { return warp_sum<kLanes>(x); }
+  __device__ float max(float x) const { return warp_max<kLanes>(x); }
+  /// at(0) + at(1) + ... + at(count - 1)
+  template <typename F>
+  __device__ auto sum_of(std::int64_t count, const F& at) const {
+    decltype(at(count)) sum = 0;
+    for (std::int64_t i = index(); i < count; i += kLanes) sum += at(i);
+    return warp_sum<kLanes>(sum);
+  }
 };
+using WarpTeam = LaneTeam<kWarpThreads>;
 
 /// A block for each row: where they are long.
 struct BlockTeam {
@@ -33,16 +45,47 @@ struct BlockTeam {
   }
 };
 
+/// Blocks of teams for so many rows.
+template <typename Team>
+Grid grid_of_teams(std::int64_t rows) {
+  return {static_cast<unsigned>((rows + Team::kTeams - 1) / Team::kTeams), kThreads};
+}
+
 /// Calls f.operator()<Team>(grid) with the team for `rows` rows of `columns` elements.
 template <typename F>
 void dispatch_team(std::int64_t rows, std::int64_t columns, F&& f) {
   constexpr std::int64_t kLong = 2048;
   if (columns < kLong) {
-    f.template operator()<WarpTeam>(
-        Grid{static_cast<unsigned>((rows + WarpTeam::kTeams - 1) / WarpTeam::kTeams), kThreads});
+    f.template operator()<WarpTeam>(grid_of_teams<WarpTeam>(rows));
   } else {
-    f.template operator()<BlockTeam>(Grid{static_cast<unsigned>(rows), kThreads});
+    f.template operator()<BlockTeam>(grid_of_teams<BlockTeam>(rows));
   }
+}
+
+namespace detail {
+template <typename Team, typename F>
+__global__ void team_kernel(std::int64_t n, F f) {
+  const Team team;
+  if (team.row() < n) f(team);  // a warp, or every lane for itself
+}
+
+template <typename Team, typename F>
+void for_each_team(const char* name, std::int64_t n, const F& f) {
+  launch(name, team_kernel<Team, F>, grid_of_teams<Team>(n), n, f);
+}
+}  // namespace detail
+
+/// Calls f(team) with a warp for every item, its row(): F is a struct with a `__device__ void operator()(const
+/// WarpTeam&) const`.
+template <typename F>
+void for_each_warp(const char* name, std::int64_t n, const F& f) {
+  detail::for_each_team<WarpTeam>(name, n, f);
+}
+
+/// The same for items that are sums of `parts` numbers, with a thread for each where these are few: F takes any team.
+template <typename F>
+void for_each_sum(const char* name, std::int64_t n, std::int64_t parts, const F& f) {
+  parts > kWarpThreads ? detail::for_each_team<WarpTeam>(name, n, f) : detail::for_each_team<LaneTeam<1>>(name, n, f);
 }
 
 // --- columns ---
@@ -83,13 +126,14 @@ struct FinishColumns {
   const float* partial;
   std::int64_t parts, C;
   G g;
-  __device__ void operator()(std::int64_t c) const {
-    Floats<N> sum{};
-    for (std::int64_t p = 0; p < parts; ++p) {
+  template <typename Team>
+  __device__ void operator()(const Team& team) const {
+    Floats<N> sum;
 #pragma unroll
-      for (int i = 0; i < N; ++i) sum[i] += partial[(p * N + i) * C + c];
+    for (int i = 0; i < N; ++i) {
+      sum[i] = team.sum_of(parts, [&](std::int64_t p) { return partial[(p * N + i) * C + team.row()]; });
     }
-    g(c, sum);
+    if (team.index() == 0) g(team.row(), sum);
   }
 };
 
@@ -110,7 +154,7 @@ void column_sums(const char* name, std::int64_t rows, std::int64_t C, const F& f
          Grid{dim3(static_cast<unsigned>(columns), static_cast<unsigned>(parts)),
               dim3(detail::kColumns, detail::kRowThreads)},
          rows, C, part, f, partial.data());
-  for_each_item(name, C, detail::FinishColumns<N, G>{partial.data(), parts, C, g});
+  for_each_sum(name, C, parts, detail::FinishColumns<N, G>{partial.data(), parts, C, g});
 }
 
 }  // namespace dattn::cuda
