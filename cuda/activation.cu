@@ -24,25 +24,26 @@ struct TimesSlope {
 template <typename Team, typename S>
 __global__ void softmax_kernel(const S* x, std::int64_t rows, std::int64_t columns, S* y) {
   const Team team;
-  if (team.row() >= rows) return;  // the whole team
-  const S* xr = x + team.row() * columns;
-  S* yr = y + team.row() * columns;
+  const std::int64_t first = row_within(team, rows) * columns;
+  const S* xr = x + first;
+  S* yr = y + first;
   float most = -INFINITY, sum = 0;
   for (std::int64_t c = team.index(); c < columns; c += Team::kSize) most = fmaxf(most, load(xr + c));
   most = team.max(most);
   for (std::int64_t c = team.index(); c < columns; c += Team::kSize) sum += expf(load(xr + c) - most);
   const float scale = 1.0f / team.sum(sum);
+  if (team.row() >= rows) return;
   for (std::int64_t c = team.index(); c < columns; c += Team::kSize) store(yr + c, scale * expf(load(xr + c) - most));
 }
 
 template <typename Team, typename S>
 __global__ void softmax_backward_kernel(const S* dy, const S* y, std::int64_t rows, std::int64_t columns, S* dx) {
   const Team team;
-  if (team.row() >= rows) return;
-  const std::int64_t first = team.row() * columns;
+  const std::int64_t first = row_within(team, rows) * columns;
   float mean = 0;  // of dy under the distribution y
   for (std::int64_t c = team.index(); c < columns; c += Team::kSize) mean += load(dy + first + c) * load(y + first + c);
   mean = team.sum(mean);
+  if (team.row() >= rows) return;
   for (std::int64_t c = team.index(); c < columns; c += Team::kSize)
     store(dx + first + c, load(y + first + c) * (load(dy + first + c) - mean));
 }

@@ -1,4 +1,4 @@
-// LayerNorm: a warp or a block normalises a row; the parameters' gradients are column sums. Device twins of
+// LayerNorm: a team of threads normalises a row; the parameters' gradients are column sums. Device twins of
 // layers/layernorm_cpu.cpp.
 #include "layers/layernorm.h"
 
@@ -31,10 +31,11 @@ template <typename Team, typename S>
 __global__ void layernorm_kernel(const S* x, const float* w, const float* b, std::int64_t rows, std::int64_t C,
                                  float eps, S* y) {
   const Team team;
-  if (team.row() >= rows) return;  // the whole team
-  const S* xr = x + team.row() * C;
-  S* yr = y + team.row() * C;
+  const std::int64_t row = row_within(team, rows);
+  const S* xr = x + row * C;
+  S* yr = y + row * C;
   const RowMoments of = row_moments(team, xr, C, eps);
+  if (team.row() >= rows) return;
   for (std::int64_t c = team.index(); c < C; c += Team::kSize)
     store(yr + c, fmaf((load(xr + c) - of.mean) * of.s, w[c], b[c]));
 }
@@ -44,10 +45,10 @@ template <typename Team, typename S>
 __global__ void layernorm_backward_kernel(const S* dy, const S* x, const float* w, std::int64_t rows, std::int64_t C,
                                           float eps, S* dx, float* moments) {
   const Team team;
-  if (team.row() >= rows) return;
-  const S *xr = x + team.row() * C, *gr = dy + team.row() * C;
+  const std::int64_t row = row_within(team, rows);
+  const S *xr = x + row * C, *gr = dy + row * C;
   const RowMoments of = row_moments(team, xr, C, eps);
-  if (team.index() == 0) moments[2 * team.row()] = of.mean, moments[2 * team.row() + 1] = of.s;
+  if (team.row() < rows && team.index() == 0) moments[2 * row] = of.mean, moments[2 * row + 1] = of.s;
   if (dx == nullptr) return;
   float g = 0, g_xhat = 0;
   for (std::int64_t c = team.index(); c < C; c += Team::kSize) {
@@ -57,9 +58,10 @@ __global__ void layernorm_backward_kernel(const S* dy, const S* x, const float* 
   }
   g = team.sum(g) / static_cast<float>(C);
   g_xhat = team.sum(g_xhat) / static_cast<float>(C);
+  if (team.row() >= rows) return;
   for (std::int64_t c = team.index(); c < C; c += Team::kSize) {
     const float xhat = (load(xr + c) - of.mean) * of.s;
-    store(dx + team.row() * C + c, of.s * (load(gr + c) * w[c] - g - xhat * g_xhat));
+    store(dx + row * C + c, of.s * (load(gr + c) * w[c] - g - xhat * g_xhat));
   }
 }
 

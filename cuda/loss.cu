@@ -1,4 +1,4 @@
-// Cross entropy: a warp or a block takes a row. Device twins of layers/loss_cpu.cpp, but that a class out of range
+// Cross entropy: a team of threads takes a row. Device twins of layers/loss_cpu.cpp, but that a class out of range
 // gives NaN, as nothing is read back in a step.
 #include "layers/loss.h"
 
@@ -35,8 +35,7 @@ template <typename Team, typename S>
 __global__ void row_loss_kernel(const S* logits, Targets targets, std::int64_t rows, std::int64_t classes,
                                 float smoothing, float* losses) {
   const Team team;
-  const std::int64_t row = team.row();
-  if (row >= rows) return;  // the whole team
+  const std::int64_t row = row_within(team, rows);
   const S* z = logits + row * classes;
   const float most = largest(team, z, classes);
   float exponentials = 0, sum = 0, mass = 0, hit = 0;  // sums of exp s, s, t and t s
@@ -51,7 +50,7 @@ __global__ void row_loss_kernel(const S* logits, Targets targets, std::int64_t r
   }
   const float log_sum = logf(team.sum(exponentials));
   sum = team.sum(sum), mass = team.sum(mass), hit = team.sum(hit);
-  if (team.index() != 0) return;
+  if (team.row() >= rows || team.index() != 0) return;
   if (targets.classes != nullptr) {
     const std::int64_t target = targets.classes[row];
     mass = 1;
@@ -75,8 +74,7 @@ template <typename Team, typename S>
 __global__ void row_gradient_kernel(const float* dloss, const S* logits, Targets targets, std::int64_t rows,
                                     std::int64_t classes, float smoothing, float factor, S* dlogits) {
   const Team team;
-  const std::int64_t row = team.row();
-  if (row >= rows) return;
+  const std::int64_t row = row_within(team, rows);
   const S* z = logits + row * classes;
   const float most = largest(team, z, classes), g = *dloss * factor;
   float exponentials = 0, mass = 0;
@@ -85,6 +83,7 @@ __global__ void row_gradient_kernel(const float* dloss, const S* logits, Targets
     if (targets.distributions != nullptr) mass += targets.distributions[row * classes + c];
   }
   exponentials = team.sum(exponentials), mass = team.sum(mass);
+  if (team.row() >= rows) return;
   std::int64_t target = -1;
   if (targets.classes != nullptr) {
     target = targets.classes[row];

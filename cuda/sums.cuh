@@ -45,6 +45,12 @@ struct BlockTeam {
   }
 };
 
+/// A team's row: the last one again for teams beyond it, which take part in sums and must not write.
+template <typename Team>
+__device__ std::int64_t row_within(const Team& team, std::int64_t rows) {
+  return team.row() < rows ? team.row() : rows - 1;
+}
+
 /// Blocks of teams for so many rows.
 template <typename Team>
 Grid grid_of_teams(std::int64_t rows) {
@@ -54,12 +60,11 @@ Grid grid_of_teams(std::int64_t rows) {
 /// Calls f.operator()<Team>(grid) with the team for `rows` rows of `columns` elements.
 template <typename F>
 void dispatch_team(std::int64_t rows, std::int64_t columns, F&& f) {
-  constexpr std::int64_t kLong = 2048;
-  if (columns < kLong) {
-    f.template operator()<WarpTeam>(grid_of_teams<WarpTeam>(rows));
-  } else {
-    f.template operator()<BlockTeam>(grid_of_teams<BlockTeam>(rows));
-  }
+  const auto with = [&]<typename Team>() { f.template operator()<Team>(grid_of_teams<Team>(rows)); };
+  if (columns <= 32) return with.template operator()<LaneTeam<4>>();
+  if (columns <= 128) return with.template operator()<LaneTeam<16>>();
+  if (columns < 2048) return with.template operator()<WarpTeam>();
+  with.template operator()<BlockTeam>();
 }
 
 namespace detail {
