@@ -23,8 +23,8 @@
 // declared in cuda/kernels.h, with one line in cuda/enable.cu: `shift_forward.set_cuda(shift_forward_cuda);`.
 //
 // Elements. `load(p)` gives a float, `store(p, value)` rounds to nearest even; all arithmetic is in float. `load<N>(p)`
-//   and `store<N>(p, floats)` move N neighbours in one instruction, where N * sizeof(S) is at most 16 and p a multiple
-//   of that. Operations element by element are `map_elements(name, n, f, y, x...)`; other plain loops are
+//   and `store<N>(p, floats)` move N neighbours by up to 16 bytes an instruction; p is a multiple of what one moves,
+//   and a store is one. Operations element by element are `map_elements(name, n, f, y, x...)`; other plain loops are
 //   `for_each_item(name, n, f)`. Sums over rows and over columns: cuda/sums.cuh. Products: cuda/gemm.h.
 // Blocks have a multiple of 32 threads, at most 1024. A launch without a single block does nothing.
 // Shared memory. `DATTN_SHARED(float, tile, 32 * 33);`, or `DynamicShared shared; auto a = shared.take<S>(n);` with
@@ -187,8 +187,19 @@ __device__ __forceinline__ detail::Pack<S, N> to_pack(const Floats<N>& x) {
 
 template <int N, typename S>
 __device__ __forceinline__ Floats<N> load(const S* p) {
-  static_assert(sizeof(S) * N <= 16);
-  return from_pack<N>(*reinterpret_cast<const detail::Pack<S, N>*>(p));
+  if constexpr (sizeof(S) * N <= 16) {
+    return from_pack<N>(*reinterpret_cast<const detail::Pack<S, N>*>(p));
+  } else {
+    constexpr int kPart = 16 / sizeof(S);
+    Floats<N> x;
+#pragma unroll
+    for (int i = 0; i < N; i += kPart) {
+      const Floats<kPart> part = load<kPart>(p + i);
+#pragma unroll
+      for (int j = 0; j < kPart; ++j) x.v[i + j] = part.v[j];
+    }
+    return x;
+  }
 }
 template <int N, typename S>
 __device__ __forceinline__ void store(S* p, const Floats<N>& x) {
