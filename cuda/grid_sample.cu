@@ -130,13 +130,15 @@ struct Segments {
         column_parts((s.width + columns - 1) / columns),
         channel_parts((s.group_channels + channels - 1) / channels),
         count(static_cast<std::int64_t>(s.images) * s.groups * s.height * column_parts * channel_parts) {}
+  __host__ __device__ int numbers() const { return columns * channels; }
 };
 
 // A warp looks through the points of its image, 32 at a time, for those that touch its segment, and adds them in order.
 template <typename D, typename S>
 __global__ void backward_x_kernel(Samples s, Segments cut, const D* dy, S* dx) {
-  DATTN_SHARED(float, sums, kWarps* kSegmentNumbers);
-  const Shared<float> sum = sums + warp_index() * kSegmentNumbers;
+  DynamicShared shared;
+  const Shared<float> sums = shared.take<float>(kWarps * cut.numbers());
+  const Shared<float> sum = sums + warp_index() * cut.numbers();
   std::int64_t segment = static_cast<std::int64_t>(blockIdx.x) * kWarps + warp_index();
   if (segment >= cut.count) return;
   const int first_channel = static_cast<int>(segment % cut.channel_parts) * cut.channels;
@@ -250,8 +252,9 @@ void grid_sample_backward_x_cuda(const Tensor& dy, const Tensor& points, const G
   const Segments cut(s);
   dispatch_gradient(dy.dtype(), dx.dtype(), [&]<typename D, typename S>() {
     launch("grid_sample_backward_x", backward_x_kernel<D, S>,
-           Grid{static_cast<unsigned>((cut.count + kWarps - 1) / kWarps), kWarps * kWarpThreads}, s, cut, dy.data<D>(),
-           dx.data<S>());
+           Grid{static_cast<unsigned>((cut.count + kWarps - 1) / kWarps), kWarps * kWarpThreads,
+                shared_bytes<float>(kWarps * cut.numbers())},
+           s, cut, dy.data<D>(), dx.data<S>());
   });
 }
 
