@@ -52,7 +52,7 @@ __global__ void softmax_backward_kernel(const S* dy, const S* y, std::int64_t ro
 
 void activation_forward_cuda(Activation kind, const Tensor& x, Tensor& y) {
   dispatch_storage(name(kind), x.dtype(), [&]<typename S>() {
-    dispatch_activation(kind, [&]<typename Formula>() {
+    dispatch_activation<S>(kind, [&]<typename Formula>() {
       map_elements("activation_forward", x.elements(), Value<Formula>{}, y.data<S>(), x.data<S>());
     });
   });
@@ -60,7 +60,7 @@ void activation_forward_cuda(Activation kind, const Tensor& x, Tensor& y) {
 
 void activation_backward_cuda(Activation kind, const Tensor& dy, const Tensor& saved, Tensor& dx) {
   dispatch_storage(name(kind), dy.dtype(), [&]<typename S>() {
-    dispatch_activation(kind, [&]<typename Formula>() {
+    dispatch_activation<S>(kind, [&]<typename Formula>() {
       map_elements("activation_backward", dy.elements(), TimesSlope<Formula>{}, dx.data<S>(), dy.data<S>(),
                    saved.data<S>());
     });

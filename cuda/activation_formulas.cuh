@@ -13,19 +13,40 @@ __device__ __forceinline__ float finite_below(float x) { return fmaxf(x, -3.4028
 // Slopes are 0 or 1 from here on.
 __device__ __forceinline__ float where_sloped(float x) { return fminf(fmaxf(x, -1000.0f), 1000.0f); }
 __device__ __forceinline__ float sigmoid_of(float x) { return 1.0f / (1.0f + expf(-x)); }
-/// The probability that a standard normal number is below x.
-__device__ __forceinline__ float normal_cdf(float x) { return 0.5f * erfcf(x * -0.70710678118654752f); }
+
+/// The probability that a standard normal number is below x, and its density there.
+struct Normal {
+  float below, density;
+};
+
+/// In full precision for results in float. For those in bfloat16 by Abramowitz and Stegun's 7.1.26, erfc(z) = P(1 / (1
+/// + p z)) exp(-z^2) within 1.5e-7 for z >= 0, whose exponential is the density's.
+template <typename S>
+__device__ __forceinline__ Normal normal_at(float x) {
+  constexpr float kRootHalf = 0.70710678118654752f, kDensity = 0.39894228040143268f, kHalfLog2e = 0.72134752044448170f;
+  if constexpr (std::is_same_v<S, float>) {
+    const float z = where_sloped(x);
+    return {0.5f * erfcf(x * -kRootHalf), kDensity * expf(-0.5f * z * z)};
+  } else {
+    const float t = fast_reciprocal(fmaf(0.3275911f * kRootHalf, fabsf(x), 1.0f)),
+                power = fast_exp2(-kHalfLog2e * x * x);
+    const float inner = fmaf(t, fmaf(t, 1.061405429f, -1.453152027f), 1.421413741f);
+    const float above = 0.5f * t * fmaf(t, fmaf(t, inner, -0.284496736f), 0.254829592f) * power;  // |x|
+    return {x < 0 ? above : 1 - above, kDensity * power};
+  }
+}
 
 struct ReluFormula {
   __device__ static float value(float x) { return x < 0 ? 0.0f : x; }
   __device__ static float slope(float y) { return y > 0 ? 1.0f : 0.0f; }
 };
 
+template <typename S>
 struct GeluErfFormula {
-  __device__ static float value(float x) { return finite_below(x) * normal_cdf(x); }
+  __device__ static float value(float x) { return finite_below(x) * normal_at<S>(x).below; }
   __device__ static float slope(float x) {
-    const float z = where_sloped(x);
-    return normal_cdf(x) + z * 0.39894228040143268f * expf(-0.5f * z * z);
+    const Normal at = normal_at<S>(x);
+    return fmaf(where_sloped(x), at.density, at.below);
   }
 };
 
@@ -57,14 +78,14 @@ struct TanhFormula {
   __device__ static float slope(float y) { return 1.0f - y * y; }
 };
 
-/// Calls f.operator()<Formula>().
-template <typename F>
+/// Calls f.operator()<Formula>() with the formula for results of type S.
+template <typename S, typename F>
 void dispatch_activation(Activation kind, F&& f) {
   switch (kind) {
     case Activation::relu:
       return f.template operator()<ReluFormula>();
     case Activation::gelu_erf:
-      return f.template operator()<GeluErfFormula>();
+      return f.template operator()<GeluErfFormula<S>>();
     case Activation::gelu_tanh:
       return f.template operator()<GeluTanhFormula>();
     case Activation::silu:

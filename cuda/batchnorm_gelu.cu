@@ -45,7 +45,7 @@ struct Forward {
   __device__ void operator()(const AffineChannels<V>& own, std::int64_t i) const {
     Floats<V> out = load<V>(x + i);
 #pragma unroll
-    for (int v = 0; v < V; ++v) out[v] = GeluErfFormula::value(own.z(out[v] - own.mean[v], v));
+    for (int v = 0; v < V; ++v) out[v] = GeluErfFormula<S>::value(own.z(out[v] - own.mean[v], v));
     store<V>(y + i, out);
   }
 };
@@ -59,7 +59,7 @@ struct GradientSums {
     const Floats<V> g = load<V>(dy + i), here = load<V>(x + i);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      const float centred = here[v] - own.mean[v], dz = g[v] * GeluErfFormula::slope(own.z(centred, v));
+      const float centred = here[v] - own.mean[v], dz = g[v] * GeluErfFormula<S>::slope(own.z(centred, v));
       sum[0][v] += dz;
       sum[1][v] = fmaf(dz, centred, sum[1][v]);
     }
@@ -104,7 +104,7 @@ struct Gradient {
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       const float centred = here[v] - own.affine.mean[v];
-      const float dz = g[v] * GeluErfFormula::slope(own.affine.z(centred, v));
+      const float dz = g[v] * GeluErfFormula<S>::slope(own.affine.z(centred, v));
       out[v] = fmaf(dz, own.affine.scale[v], fmaf(centred, own.q[v], own.r[v]));
     }
     store<V>(dx + i, out);

@@ -65,6 +65,13 @@ __device__ __forceinline__ float fast_exp2(float x) {
   return y;
 }
 
+/// 1 / x within one unit in the last place, 0 where that is below the smallest normal number.
+__device__ __forceinline__ float fast_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // --- tensor cores (from sm_80 on; a device without them ends the kernel) ---
 
 __device__ __forceinline__ void mma_bfloat16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {

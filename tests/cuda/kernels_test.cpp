@@ -90,14 +90,16 @@ TEST_F(Kernels, TranspositionOfMoreRowsThanAGridHolds) {
   EXPECT_TRUE(same_bits(permute(x.to(Device::cuda), {1, 0}).to(Device::cpu), permute(x, {1, 0})));
 }
 
-TEST_F(Kernels, ActivationsAtInfinityAndNotANumber) {
-  const Tensor x = Tensor::from<float>({4}, std::vector<float>{-INFINITY, INFINITY, NAN, -60});
+class Activations : public Kernels, public testing::WithParamInterface<Dtype> {};
+
+TEST_P(Activations, AtInfinityAndNotANumber) {
+  const Tensor x = Tensor::from<float>({4}, std::vector<float>{-INFINITY, INFINITY, NAN, -60}).to(GetParam());
   for (const Activation kind : {Activation::relu, Activation::gelu_erf, Activation::gelu_tanh, Activation::silu,
                                 Activation::sigmoid, Activation::tanh}) {
     Tensor y = Tensor::like(x), there = Tensor::like(x).to(Device::cuda);
     activation_forward(kind, x, y);
     activation_forward(kind, x.to(Device::cuda), there);
-    const Tensor ones = Tensor::full({4}, 1), saved = saves_output(kind) ? y : x;
+    const Tensor ones = Tensor::full({4}, 1, x.dtype()), saved = saves_output(kind) ? y : x;
     Tensor dx = Tensor::like(x), dx_there = Tensor::like(there);
     activation_backward(kind, ones, saved, dx);
     activation_backward(kind, ones.to(Device::cuda), saved.to(Device::cuda), dx_there);
@@ -115,6 +117,26 @@ TEST_F(Kernels, ActivationsAtInfinityAndNotANumber) {
     EXPECT_TRUE(std::isnan(dx_there.at(2)) || kind == Activation::relu) << name(kind);
   }
 }
+
+TEST_P(Activations, GeluFromItsTailToItsTail) {
+  const Dtype dtype = GetParam();
+  const Tensor x = scale(numbers({4001}), 3).to(dtype), there = x.to(Device::cuda), exact = x.to(Dtype::float64);
+  Tensor y = Tensor::like(there), dx = Tensor::like(there), exact_y = Tensor::like(exact),
+         exact_dx = Tensor::like(exact);
+  activation_forward(Activation::gelu_erf, there, y);
+  activation_backward(Activation::gelu_erf, Tensor::full({4001}, 1, dtype).to(Device::cuda), there, dx);
+  activation_forward(Activation::gelu_erf, exact, exact_y);
+  activation_backward(Activation::gelu_erf, Tensor::full({4001}, 1, Dtype::float64), exact, exact_dx);
+  y = y.to(Device::cpu), dx = dx.to(Device::cpu);
+  const double rounding = dtype == Dtype::bfloat16 ? 0x1p-8 : 0x1p-23;
+  for (std::int64_t i = 0; i < x.elements(); ++i) {
+    EXPECT_NEAR(y.at(i), exact_y.at(i), rounding * std::abs(exact_y.at(i)) + 5e-7) << x.at(i);
+    EXPECT_NEAR(dx.at(i), exact_dx.at(i), rounding * std::abs(exact_dx.at(i)) + 5e-7) << x.at(i);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kernels, Activations, testing::Values(Dtype::float32, Dtype::bfloat16),
+                         [](const auto& chosen) { return std::string(name(chosen.param)); });
 
 TEST_F(Kernels, DropoutDrawsTheSameMask) {
   const DropoutMask mask(0.3, Random(0x123456789abcdef0, Purpose::dropout, 77, 5));

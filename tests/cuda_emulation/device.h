@@ -169,6 +169,7 @@ inline std::uint32_t bfloat16_pair(float low, float high) {
 }
 
 inline float fast_exp2(float x) { return x < -126 ? 0.0f : exp2f(x); }
+inline float fast_reciprocal(float x) { return 1.0f / x; }
 
 // --- tensor cores ---
 
