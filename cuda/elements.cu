@@ -25,6 +25,10 @@ struct Fill {
   __device__ void operator()(std::int64_t i) const { x[i] = value; }
 };
 
+struct Same {
+  __device__ float operator()(float x) const { return x; }
+};
+
 template <typename To, typename From>
 struct Convert {
   const From* from;
@@ -47,7 +51,12 @@ void fill_elements_cuda(Tensor& x, double value) {
 void convert_elements_cuda(const Tensor& from, Tensor& to) {
   dispatch_any(to.dtype(), [&]<typename To>() {
     dispatch_any(from.dtype(), [&]<typename From>() {
-      for_each_item("convert_elements", to.elements(), Convert<To, From>{from.data<From>(), to.data<To>()});
+      constexpr bool kStored = std::is_same_v<To, float> || std::is_same_v<To, bfloat16>;
+      if constexpr (kStored && (std::is_same_v<From, float> || std::is_same_v<From, bfloat16>)) {
+        map_elements("convert_elements", to.elements(), Same{}, to.data<To>(), from.data<From>());
+      } else {
+        for_each_item("convert_elements", to.elements(), Convert<To, From>{from.data<From>(), to.data<To>()});
+      }
     });
   });
 }
