@@ -37,18 +37,20 @@ OpCase conv_case(const ConvCase& c) {
   return {c.name, make, std::max(pixels, c.w.elements() / std::min(c.w[0], c.w[3]))};
 }
 
-OpCase depthwise_add_case() {
-  const auto make = [] {
-    const Parameter weight = normal_parameter({5, 3, 3, 1}, 2, 0.5), bias = normal_parameter({5}, 3, 0.5, Role::vector);
+OpCase depthwise_add_case(const char* name, std::int64_t channels) {
+  const auto make = [channels] {
+    const Parameter weight = normal_parameter({channels, 3, 3, 1}, 2, 0.5),
+                    bias = normal_parameter({channels}, 3, 0.5, Role::vector);
+    const Shape shape{2, 4, 3, channels};
     OpInstance instance;
-    instance.inputs = {{"addend", normal({2, 4, 3, 5}, 4)}, {"x", normal({2, 4, 3, 5}, 1)}};
+    instance.inputs = {{"addend", normal(shape, 4)}, {"x", normal(shape, 1)}};
     instance.parameters = {{"weight", weight}, {"bias", bias}};
     instance.call = [=](std::span<const Tensor> in) {
-      return depthwise_conv2d_add(in[0], in[1], weight, bias, {.padding = 1, .groups = 5});
+      return depthwise_conv2d_add(in[0], in[1], weight, bias, {.padding = 1, .groups = channels});
     };
     return instance;
   };
-  return {"conv2d_depthwise_add", make, 24};
+  return {name, make, 24};
 }
 
 OpCase linear_case(const char* name, const Shape& x, std::int64_t out, bool bias) {
@@ -64,11 +66,9 @@ OpCase linear_case(const char* name, const Shape& x, std::int64_t out, bool bias
 
 std::vector<OpCase> conv_cases() {
   std::vector<OpCase> cases = {
-      linear_case("linear", {5, 7}, 3, true),
-      linear_case("linear_no_bias", {2, 3, 5}, 9, false),
-      linear_case("linear_one", {1, 1}, 1, true),
-      linear_case("linear_many_rows", {67, 9, 5}, 6, true),
-      depthwise_add_case(),
+      linear_case("linear", {5, 7}, 3, true),        linear_case("linear_no_bias", {2, 3, 5}, 9, false),
+      linear_case("linear_one", {1, 1}, 1, true),    linear_case("linear_many_rows", {67, 9, 5}, 6, true),
+      depthwise_add_case("conv2d_depthwise_add", 5), depthwise_add_case("conv2d_depthwise_add_16_channels", 16),
   };
   for (const ConvCase& c : std::vector<ConvCase>{
            {"conv2d", {2, 5, 7, 3}, {4, 3, 3, 3}, {1, 1}, true},
@@ -94,11 +94,14 @@ std::vector<OpCase> conv_cases() {
            {"conv2d_depthwise", {2, 5, 4, 7}, {7, 3, 3, 1}, {1, 1, 1, 7}, true},
            {"conv2d_depthwise_no_bias", {1, 5, 6, 5}, {5, 3, 2, 1}, {1, 0, 1, 5}},
            {"conv2d_depthwise_wide", {1, 3, 4, 37}, {37, 3, 3, 1}, {1, 1, 1, 37}, true},
+           {"conv2d_depthwise_16_channels", {1, 5, 3, 16}, {16, 3, 3, 1}, {1, 1, 1, 16}, true},
+           {"conv2d_depthwise_5x3_8_channels", {2, 6, 5, 8}, {8, 5, 3, 1}, {2, 2, 1, 8}, true},
            {"conv2d_depthwise_stride2", {2, 7, 6, 3}, {3, 3, 3, 1}, {2, 1, 1, 3}, true},
            {"conv2d_depthwise_stride_of_kernel", {1, 8, 6, 3}, {3, 2, 2, 1}, {2, 0, 1, 3}, true},
            {"conv2d_depthwise_dilation", {1, 9, 7, 4}, {4, 3, 3, 1}, {2, 3, 2, 4}, true},
            {"conv2d_depthwise_5x5", {1, 3, 4, 3}, {3, 5, 5, 1}, {1, 2, 1, 3}, true},
            {"conv2d_shared_depthwise", {2, 4, 5, 12}, {4, 3, 3, 1}, {1, 1, 1, 4}, true, 3},
+           {"conv2d_shared_depthwise_24_channels", {1, 4, 3, 24}, {8, 3, 3, 1}, {1, 1, 1, 8}, true, 3},
            {"conv2d_shared_depthwise_stride2", {1, 6, 5, 6}, {3, 3, 3, 1}, {2, 1, 1, 3}, true, 2},
            {"conv2d_shared_depthwise_one_filter", {1, 4, 5, 3}, {1, 3, 3, 1}, {1, 1, 1, 1}, false, 3},
            {"conv2d_max_pool2", {2, 5, 7, 3}, {4, 3, 3, 3}, {1, 1}, true, 0, true},

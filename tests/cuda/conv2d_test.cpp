@@ -95,7 +95,8 @@ INSTANTIATE_TEST_SUITE_P(
                                         Case{"two_tiles_of_channels", {1, 5, 7, 40}, {136, 3, 3, 40}, {1, 1}},
                                         Case{"stride", {2, 13, 11, 16}, {24, 3, 3, 16}, {2, 1}},
                                         Case{"groups", {2, 9, 8, 24}, {16, 3, 2, 12}, {2, 2, 2, 2}},
-                                        Case{"many_pixels", {3, 21, 20, 8}, {8, 2, 2, 8}}}),
+                                        Case{"many_pixels", {3, 21, 20, 8}, {8, 2, 2, 8}},
+                                        Case{"pixels_in_many_parts", {1, 97, 90, 3}, {5, 1, 2, 3}}}),
                      testing::Values(By::own, By::own_bfloat16, By::cudnn)),
     case_name);
 

@@ -133,6 +133,7 @@ std::vector<Setting> settings() {
       {"table_on_one_row", 1, 1, 5, 3, 4, 2, 6, 1, BiasKind::table, 3, 2},
       {"fixed", 3, 9, 7, 4, 9, 2, 8, 1, BiasKind::fixed},
       {"log_cpb", 2, 7, 6, 4, 3, 4, 8, 2, BiasKind::log_cpb, 0, 0, 37},
+      {"log_cpb_many_images", 17, 3, 2, 2, 1, 4, 2, 2, BiasKind::log_cpb, 0, 0, 5},
   };
   std::vector<Setting> all = base;
   for (Setting s : base) {

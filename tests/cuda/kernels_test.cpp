@@ -37,7 +37,8 @@ void expect_close(const std::vector<Tensor>& xs, const std::function<Tensor(cons
 }
 
 TEST_F(Kernels, SumsOfSeveralParts) {
-  for (const Shape& shape : {Shape{2, 20'000}, Shape{1000, 70}, Shape{3, 300, 5}, Shape{1, 1}, Shape{40'000}}) {
+  for (const Shape& shape :
+       {Shape{2, 20'000}, Shape{1000, 70}, Shape{3, 300, 5}, Shape{3000, 7}, Shape{1, 1}, Shape{40'000}}) {
     for (int dim = 0; dim < shape.rank(); ++dim) {
       expect_close(
           {numbers(shape)}, [&](const auto& x) { return sum(x[0], dim); }, test::float_bound(shape[dim]));
@@ -46,15 +47,26 @@ TEST_F(Kernels, SumsOfSeveralParts) {
   EXPECT_EQ(sum(Tensor::zeros({3, 0}).to(Device::cuda), 1).to(Device::cpu).at(2), 0);
 }
 
-TEST_F(Kernels, SoftmaxOfLongRows) {
-  expect_close(
-      {scale(numbers({3, 5000}), 3)}, [](const auto& x) { return softmax(x[0]); }, 1e-6);
-  const Tensor y = softmax(numbers({2, 4099}));
-  Tensor dx = Tensor::like(y), there = Tensor::like(y).to(Device::cuda);
-  const Tensor dy = numbers({2, 4099}, 2);
-  softmax_backward(dy, y, dx);
-  softmax_backward(dy.to(Device::cuda), y.to(Device::cuda), there);
-  EXPECT_LE(distance(there.to(Device::cpu), dx), 1e-5 * largest(dx));
+TEST_F(Kernels, SoftmaxOfRowsOfEveryLength) {
+  for (const Shape& shape : {Shape{131, 3}, Shape{9, 32}, Shape{21, 33}, Shape{7, 130}, Shape{3, 5000}}) {
+    expect_close(
+        {scale(numbers(shape), 3)}, [](const auto& x) { return softmax(x[0]); }, 1e-6);
+    const Tensor y = softmax(numbers(shape));
+    Tensor dx = Tensor::like(y), there = Tensor::like(y).to(Device::cuda);
+    const Tensor dy = numbers(shape, 2);
+    softmax_backward(dy, y, dx);
+    softmax_backward(dy.to(Device::cuda), y.to(Device::cuda), there);
+    EXPECT_LE(distance(there.to(Device::cpu), dx), 1e-5 * largest(dx)) << shape.text();
+  }
+}
+
+TEST_F(Kernels, ConversionsAtOddBeginnings) {
+  for (const auto& [from, to] : {std::pair{Dtype::float32, Dtype::bfloat16}, {Dtype::bfloat16, Dtype::float32}}) {
+    const Tensor x = numbers({1003}).to(from), there = x.to(Device::cuda);
+    for (const std::int64_t begin : {0, 1, 8}) {
+      EXPECT_TRUE(same_bits(there.slice(begin, 995).to(to).to(Device::cpu), x.slice(begin, 995).to(to))) << begin;
+    }
+  }
 }
 
 TEST_F(Kernels, OddBeginnings) {

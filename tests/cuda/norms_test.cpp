@@ -161,6 +161,9 @@ INSTANTIATE_TEST_SUITE_P(Sizes, CudaNorms,
                          testing::ValuesIn({Case{{2, 17, 13, 24}, Dtype::float32},
                                             {{2, 17, 13, 24}, Dtype::bfloat16},
                                             {{3, 9, 7, 21}, Dtype::bfloat16},
+                                            {{1, 11, 7, 5}, Dtype::bfloat16},
+                                            {{1, 5, 7, 33}, Dtype::float32},
+                                            {{1, 3, 7, 128}, Dtype::bfloat16},
                                             {{1, 3, 5, 264}, Dtype::float32},
                                             {{1, 3, 5, 264}, Dtype::bfloat16},
                                             {{1, 2, 2, 2056}, Dtype::float32}}),
@@ -203,7 +206,7 @@ TEST_F(CudaNorm, MaximaOfNotANumber) {
 
 TEST_F(CudaNorm, CrossEntropyOfManyClassesAndRows) {
   for (const Dtype dtype : {Dtype::float32, Dtype::bfloat16}) {
-    for (const Shape& shape : {Shape{301, 10}, Shape{3, 2500}}) {
+    for (const Shape& shape : {Shape{301, 10}, Shape{9, 100}, Shape{9, 200}, Shape{3, 2500}}) {
       const Tensor z = rounded(normal(shape, 1, 3), dtype);
       Tensor classes = Tensor::empty({shape[0]}, Dtype::int64);
       for (std::int64_t n = 0; n < shape[0]; ++n) classes.data<std::int64_t>()[n] = n * 7 % shape[1];
