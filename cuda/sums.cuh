@@ -70,8 +70,9 @@ void dispatch_team(std::int64_t rows, std::int64_t columns, F&& f) {
 namespace detail {
 template <typename Team, typename F>
 __global__ void team_kernel(std::int64_t n, F f) {
+  static_assert(Team::kSize == 1 || Team::kSize == kWarpThreads, "teams that end early share no warp");
   const Team team;
-  if (team.row() < n) f(team);  // a warp, or every lane for itself
+  if (team.row() < n) f(team);
 }
 
 template <typename Team, typename F>
