@@ -79,8 +79,6 @@ class Kernel<void(Args...)> {
       : name_(name), cpu_(cpu), bfloat16_(bfloat16) {}
 
   void set_cuda(Function function) { cuda_ = function; }
-  const char* name() const { return name_; }
-  bool has_cuda() const { return cuda_ != nullptr; }
 
   void operator()(Args... args) const {
     const Device device = device_of(args...);

@@ -23,6 +23,7 @@ extern Kernel<void(const Tensor& a, const Tensor& b, Tensor& y)> mul_forward;
 
 /// y = factor x. dL/dx = factor dL/dy.
 Tensor scale(const Tensor& x, double factor);
+/// y may be x.
 extern Kernel<void(const Tensor& x, double factor, Tensor& y)> scale_forward;
 
 // --- type ---

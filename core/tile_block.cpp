@@ -1,7 +1,6 @@
 // The choice of tile instructions, and the same in plain code.
 #include "core/tile_block.h"
 
-#include <algorithm>
 #include <atomic>
 
 #if defined(__x86_64__) && defined(__linux__)

@@ -101,7 +101,6 @@ void enable() {
   ema_update.set_cuda(ema_update_cuda);
   swap_elements.set_cuda(swap_elements_cuda);
   sum_of_squares.set_cuda(sum_of_squares_cuda);
-  multiply_by.set_cuda(multiply_by_cuda);
 
   augment_forward.set_cuda(augment_forward_cuda);
 }

@@ -31,11 +31,6 @@ __global__ void add_parts_kernel(const double* partial, std::int64_t parts, doub
   if (threadIdx.x == 0) *sum = total;
 }
 
-struct Multiply {
-  float factor;
-  __device__ float operator()(float x) const { return factor * x; }
-};
-
 }  // namespace
 
 std::int64_t square_parts(std::int64_t n) {
@@ -55,10 +50,6 @@ void sum_of_squares_cuda(const Tensor& x, Tensor& sum) {
   sum_squares("sum_of_squares", 1, n, x.data<float>(), partial.data());
   launch("sum_of_squares", add_parts_kernel, Grid{dim3(1), dim3(kWarpThreads)}, partial.data(), parts,
          sum.data<double>());
-}
-
-void multiply_by_cuda(const Tensor& x, Tensor& y, double factor) {
-  map_elements("multiply_by", x.elements(), Multiply{static_cast<float>(factor)}, y.data<float>(), x.data<float>());
 }
 
 }  // namespace dattn::cuda

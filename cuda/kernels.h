@@ -148,7 +148,6 @@ void muon_update_cuda(Tensor& u, Tensor& w, const Tensor& numbers, const MuonOpt
 void ema_update_cuda(const Tensor& numbers, std::vector<EmaPair>& pairs);
 void swap_elements_cuda(Tensor& a, Tensor& b);
 void sum_of_squares_cuda(const Tensor& x, Tensor& sum);
-void multiply_by_cuda(const Tensor& x, Tensor& y, double factor);
 
 // --- augment.cu: datasets/augment.h ---
 void augment_forward_cuda(const Tensor& images, const Tensor& parts, const Tensor& weights, const Tensor& table,

@@ -2,7 +2,6 @@
 #include "datasets/cifar.h"
 
 #include <algorithm>
-#include <span>
 
 #include "core/memory.h"
 #include "core/parallel.h"

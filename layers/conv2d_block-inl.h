@@ -7,7 +7,7 @@
 #define DATTN_LAYERS_CONV2D_BLOCK_INL_H_
 #endif
 
-#include <algorithm>
+#include <cstdint>
 
 #include "core/simd.h"
 

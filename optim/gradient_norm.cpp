@@ -3,6 +3,8 @@
 
 #include <cmath>
 
+#include "core/ops.h"
+
 namespace dattn {
 
 double norm(const Tensor& x) {
@@ -15,7 +17,7 @@ double clip_gradient_norm(FlatParameters& parameters, double max_norm) {
   check(max_norm > 0, "clip_gradient_norm: the largest norm is expected above 0, got {}", max_norm);
   Tensor grads = parameters.grads();
   const double before = norm(grads);
-  if (std::isfinite(before) && before > max_norm) multiply_by(grads, grads, max_norm / (before + 1e-6));
+  if (std::isfinite(before) && before > max_norm) scale_forward(grads, max_norm / (before + 1e-6), grads);
   return before;
 }
 

@@ -16,7 +16,5 @@ double clip_gradient_norm(FlatParameters& parameters, double max_norm);
 
 /// sum [] float64 = sum of squares of x.
 extern Kernel<void(const Tensor& x, Tensor& sum)> sum_of_squares;
-/// y = factor x; y may be x.
-extern Kernel<void(const Tensor& x, Tensor& y, double factor)> multiply_by;
 
 }  // namespace dattn

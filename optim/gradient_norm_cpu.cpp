@@ -42,19 +42,6 @@ void SumOfSquares(const Tensor& x, Tensor& sum) {
   });
 }
 
-void MultiplyBy(const Tensor& x, Tensor& y, double factor) {
-  dispatch_float("multiply_by", x.dtype(), [&]<typename T>() HWY_ATTR {
-    const T* px = x.data<T>();
-    T* py = y.data<T>();
-    const T by = static_cast<T>(factor);
-    parallel_for(x.elements(), kNormTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-      for_lanes<T>(end - begin, [&](auto d, std::int64_t i) HWY_ATTR {
-        hn::StoreU(hn::Mul(hn::Set(d, by), hn::LoadU(d, px + begin + i)), d, py + begin + i);
-      });
-    });
-  });
-}
-
 }  // namespace dattn::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -64,12 +51,6 @@ namespace dattn {
 HWY_EXPORT(SumOfSquares);
 static void sum_of_squares_cpu(const Tensor& x, Tensor& sum) { HWY_DYNAMIC_DISPATCH(SumOfSquares)(x, sum); }
 constinit Kernel<void(const Tensor&, Tensor&)> sum_of_squares{"sum_of_squares", sum_of_squares_cpu};
-
-HWY_EXPORT(MultiplyBy);
-static void multiply_by_cpu(const Tensor& x, Tensor& y, double factor) {
-  HWY_DYNAMIC_DISPATCH(MultiplyBy)(x, y, factor);
-}
-constinit Kernel<void(const Tensor&, Tensor&, double)> multiply_by{"multiply_by", multiply_by_cpu};
 
 }  // namespace dattn
 #endif

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/gemm.h"
+#include "core/ops.h"
 #include "optim/gradient_norm.h"
 #include "optim/muon.h"
 
@@ -80,7 +81,7 @@ double prepare(Tensor u, const Tensor& w, double keep, const MuonOptions& option
     const double w_norm = norm(w);
     if (w_norm > 0) keep *= std::sqrt(static_cast<double>(w.size(1))) / w_norm;
   }
-  multiply_by(u, u, 1 / (norm(u) + options.newton_schulz.eps));
+  scale_forward(u, 1 / (norm(u) + options.newton_schulz.eps), u);
   return keep;
 }
 
