@@ -1,14 +1,17 @@
 // Convolutions by cuDNN's graph interface: one operation, the library's choice of engines in its order, of which the
-// first that is deterministic and can be planned is kept for the shape.
+// first that is deterministic, precompiled and can be planned is kept for the shape.
 #include "cuda/conv2d_cudnn.h"
 
 #include <cudnn.h>
 
+#include <algorithm>
 #include <array>
 #include <initializer_list>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "cuda/context.h"
@@ -52,13 +55,13 @@ class Descriptor {
   }
   // Whether the library takes it.
   bool finalize() { return cudnnBackendFinalize(descriptor_) == CUDNN_STATUS_SUCCESS; }
-  // How many values it wrote.
+  // How many values it wrote (the library counts all that there are); nothing where it does not answer.
   template <typename T>
-  std::int64_t get(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, std::int64_t most,
-                   T* values) const {
+  std::optional<std::int64_t> get(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, std::int64_t most,
+                                  T* values) const {
     std::int64_t count = 0;
-    const auto status = cudnnBackendGetAttribute(descriptor_, name, type, most, &count, values);
-    return status == CUDNN_STATUS_SUCCESS ? count : 0;
+    if (cudnnBackendGetAttribute(descriptor_, name, type, most, &count, values) != CUDNN_STATUS_SUCCESS) return {};
+    return std::min(count, most);
   }
   cudnnBackendDescriptor_t raw() const { return descriptor_; }
 
@@ -129,35 +132,45 @@ const DirectionNames& names_of(Direction direction) {
 
 // --- the choice of an engine ---
 
-bool deterministic(const Descriptor& config) {
+// Whether the engine's notes are known, and none of them is unwanted.
+template <typename Note>
+bool has_none_of(std::initializer_list<Note> unwanted, const Descriptor& engine, cudnnBackendAttributeName_t name,
+                 cudnnBackendAttributeType_t type) {
+  std::array<Note, 32> notes{};
+  const auto count = engine.get(name, type, static_cast<std::int64_t>(notes.size()), notes.data());
+  if (!count) return false;
+  return std::find_first_of(notes.begin(), notes.begin() + *count, unwanted.begin(), unwanted.end()) ==
+         notes.begin() + *count;
+}
+
+// Whether a config's engine gives the same bits every time, adds in float32, and is ready to run: others are compiled
+// when they are planned, for up to a second a shape.
+bool suitable(const Descriptor& config) {
   Descriptor engine(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
   cudnnBackendDescriptor_t raw = engine.raw();
   if (config.get(CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &raw) != 1) return false;
-  std::array<cudnnBackendNumericalNote_t, CUDNN_NUMERICAL_NOTE_TYPE_COUNT> notes{};
-  const std::int64_t count = engine.get(CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
-                                        CUDNN_NUMERICAL_NOTE_TYPE_COUNT, notes.data());
-  for (std::int64_t i = 0; i < count; ++i) {
-    const auto note = notes[static_cast<std::size_t>(i)];
-    if (note == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC || note == CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION)
-      return false;
-  }
-  return true;
+  return has_none_of({CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC, CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION}, engine,
+                     CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE) &&
+         has_none_of({CUDNN_BEHAVIOR_NOTE_RUNTIME_COMPILATION}, engine, CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE,
+                     CUDNN_TYPE_BEHAVIOR_NOTE);
 }
 
-// The library's proposals for a graph of operations, the best first.
-std::vector<Descriptor> proposals(const Descriptor& graph) {
-  constexpr std::int64_t kMost = 32;
+// The library's heuristics for a graph of operations.
+std::optional<Descriptor> heuristics_of(const Descriptor& graph) {
   Descriptor heuristics(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
   heuristics.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph)
       .set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, {CUDNN_HEUR_MODE_A});
-  if (!heuristics.finalize()) return {};
+  if (!heuristics.finalize()) return std::nullopt;
+  return heuristics;
+}
+
+// Their first `most` proposals, the best first.
+std::vector<Descriptor> proposals(const Descriptor& heuristics, std::int64_t most) {
   std::vector<Descriptor> configs;
   std::vector<cudnnBackendDescriptor_t> raw;
-  for (std::int64_t i = 0; i < kMost; ++i)
-    raw.push_back(configs.emplace_back(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR).raw());
-  const std::int64_t count =
-      heuristics.get(CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, kMost, raw.data());
-  while (static_cast<std::int64_t>(configs.size()) > count) configs.pop_back();
+  for (std::int64_t i = 0; i < most; ++i) raw.push_back(configs.emplace_back(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR).raw());
+  const auto count = heuristics.get(CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, most, raw.data());
+  while (static_cast<std::int64_t>(configs.size()) > count.value_or(0)) configs.pop_back();
   return configs;
 }
 
@@ -175,7 +188,8 @@ std::unique_ptr<Plan> plan_with(cudnnHandle_t handle, const Descriptor& config) 
   made->plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, {handle})
       .set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, config);
   if (!made->plan.finalize()) return nullptr;
-  made->plan.get(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &made->workspace);
+  if (made->plan.get(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &made->workspace) != 1)
+    return nullptr;
   return made->workspace <= kMostWorkspace ? std::move(made) : nullptr;
 }
 
@@ -193,9 +207,13 @@ std::unique_ptr<Plan> make_plan(cudnnHandle_t handle, const Convolution& c) {
   graph.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, {handle})
       .set(CUDNN_ATTR_OPERATIONGRAPH_OPS, operation);
   if (!graph.finalize()) return nullptr;
-  for (const Descriptor& config : proposals(graph)) {
-    if (!deterministic(config)) continue;
-    if (auto plan = plan_with(handle, config)) return plan;
+  const auto heuristics = heuristics_of(graph);
+  if (!heuristics) return nullptr;
+  for (const std::int64_t most : {1, 32}) {  // the first one mostly will do, and each takes the library time
+    for (const Descriptor& config : proposals(*heuristics, most)) {
+      if (!suitable(config)) continue;
+      if (auto plan = plan_with(handle, config)) return plan;
+    }
   }
   return nullptr;
 }
