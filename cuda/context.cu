@@ -19,6 +19,12 @@ Context& context() {
   return *c;
 }
 
+// What loading a kernel says where the build has no code that the device and its driver can run.
+bool is_lack_of_code(cudaError_t status) {
+  return status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction ||
+         status == cudaErrorUnsupportedPtxVersion;
+}
+
 std::string version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
 
 DeviceProperties read_properties() {
@@ -45,13 +51,19 @@ std::optional<std::string> why_unusable() {
     return fmt::format("cuda: no NVIDIA GPU was found ({})\nhint: use --device cpu", cudaGetErrorString(counted));
   }
   cudaFuncAttributes attributes{};
-  if (cudaFuncGetAttributes(&attributes, probe_kernel) != cudaSuccess) {
-    cudaGetLastError();
+  const cudaError_t loaded = cudaFuncGetAttributes(&attributes, probe_kernel);
+  cudaGetLastError();
+  if (is_lack_of_code(loaded)) {
     const DeviceProperties p = read_properties();
     return fmt::format(
         "cuda: {} has compute capability {}.{}, for which this build holds no code\nhint: configure with "
         "-DCMAKE_CUDA_ARCHITECTURES={}{}, or use --device cpu",
         p.name, p.major, p.minor, p.major, p.minor);
+  }
+  if (loaded != cudaSuccess) {
+    return fmt::format(
+        "cuda: the GPU cannot be used: {} ({})\nhint: see what nvidia-smi says of it, or use --device cpu",
+        cudaGetErrorString(loaded), cudaGetErrorName(loaded));
   }
   return std::nullopt;
 }

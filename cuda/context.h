@@ -31,8 +31,8 @@ struct DeviceProperties {
   bool has_bfloat16_mma() const { return major >= 8; }
 };
 
-/// Why no device can be used (none there, a driver too old, no code for its architecture in this build), with a hint,
-/// or nothing where one can.
+/// Why no device can be used (none there, a driver too old, no code for its architecture in this build, or what the
+/// driver says), with a hint, or nothing where one can.
 std::optional<std::string> why_unusable();
 
 /// Takes the first device (of those that CUDA_VISIBLE_DEVICES leaves) and makes the stream; Error where none can be

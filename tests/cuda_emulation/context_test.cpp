@@ -56,12 +56,22 @@ TEST_F(Machine, AutoTakesTheDeviceWhereOneIsUsable) {
 }
 
 TEST_F(Machine, AnArchitectureThatWasNotBuiltIsNamed) {
-  emulation::machine.has_image = false;
   emulation::machine.major = 7;
   emulation::machine.minor = 5;
+  for (const cudaError_t error :
+       {cudaErrorNoKernelImageForDevice, cudaErrorInvalidDeviceFunction, cudaErrorUnsupportedPtxVersion}) {
+    emulation::machine.loading = error;
+    EXPECT_EQ(why(),
+              "cuda: emulated device has compute capability 7.5, for which this build holds no code\n"
+              "hint: configure with -DCMAKE_CUDA_ARCHITECTURES=75, or use --device cpu");
+  }
+}
+
+TEST_F(Machine, ADeviceThatRefusesIsQuoted) {
+  emulation::machine.loading = cudaErrorDevicesUnavailable;
   EXPECT_EQ(why(),
-            "cuda: emulated device has compute capability 7.5, for which this build holds no code\n"
-            "hint: configure with -DCMAKE_CUDA_ARCHITECTURES=75, or use --device cpu");
+            "cuda: the GPU cannot be used: cudaErrorDevicesUnavailable (cudaErrorDevicesUnavailable)\n"
+            "hint: see what nvidia-smi says of it, or use --device cpu");
 }
 
 TEST_F(Machine, MemoryThatIsTooSmallIsNamedWithWhatIsFree) {

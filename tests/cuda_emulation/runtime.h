@@ -11,9 +11,12 @@ enum cudaError_t {
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
   cudaErrorInsufficientDriver = 35,
+  cudaErrorDevicesUnavailable = 46,
+  cudaErrorInvalidDeviceFunction = 98,
   cudaErrorInvalidDevice = 101,
   cudaErrorNoDevice = 100,
   cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorUnsupportedPtxVersion = 222,
   cudaErrorNotReady = 600,
   cudaErrorStreamCaptureUnsupported = 900,
   cudaErrorStreamCaptureInvalidated = 901
@@ -94,7 +97,7 @@ struct Machine {
   int devices = 1;
   int driver = 13000, runtime = 13000;
   int major = 9, minor = 0;
-  bool has_image = true;  ///< whether the build holds code for the device
+  cudaError_t loading = cudaSuccess;  ///< what loading a kernel gives
   std::size_t memory = std::size_t{1} << 32;
 };
 extern Machine machine;
