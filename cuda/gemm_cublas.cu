@@ -52,30 +52,34 @@ struct Plan {
   }
 };
 
+using Alignment = std::array<std::uint32_t, 4>;  // of A, B, C with D, and bias (0 without one)
+
 struct Library {
   std::mutex mutex;
   cublasLtHandle_t handle = nullptr;
   void* workspace = nullptr;
-  std::map<std::pair<Gemm, std::array<std::uint32_t, 3>>, Plan> plans;  // by shape and alignment of A, B, C and D
+  std::map<std::pair<Gemm, Alignment>, Plan> plans;
+
+  void open() {  // under the mutex
+    if (handle) return;
+    check_blas(cublasLtCreate(&handle), "start");
+    workspace = device_pool::allocate(kWorkspace);
+  }
 };
 
 Library& library() {
   static auto* l = new Library;
-  if (!l->handle) {
-    check_blas(cublasLtCreate(&l->handle), "start");
-    l->workspace = device_pool::allocate(kWorkspace);
-  }
   return *l;
 }
 
-// The largest power of two up to 256 that an address is a multiple of.
+// The largest power of two up to 256 that an address is a multiple of; 0 of none.
 std::uint32_t alignment_of(const void* p) {
   const auto address = reinterpret_cast<std::uintptr_t>(p);
   return static_cast<std::uint32_t>(std::min<std::uintptr_t>(256, address & (~address + 1)));
 }
 
 // The library's first choice among algorithms that give the same bits every time (none that add with atomics).
-void choose_algorithm(Library& l, const Gemm& s, const std::array<std::uint32_t, 3>& alignment, Plan& plan) {
+void choose_algorithm(Library& l, const Gemm& s, const Alignment& alignment, Plan& plan) {
   cublasLtMatmulPreference_t preference = nullptr;
   check_blas(cublasLtMatmulPreferenceCreate(&preference), "choice of an algorithm");
   const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
@@ -94,17 +98,21 @@ void choose_algorithm(Library& l, const Gemm& s, const std::array<std::uint32_t,
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(l.handle, plan.description, plan.b, plan.a, plan.c,
                                                                plan.c, preference, 1, &result, &found);
   cublasLtMatmulPreferenceDestroy(preference);
-  check(status == CUBLAS_STATUS_SUCCESS && found > 0, "cuda: cuBLASLt has no algorithm for [{},{}] x [{},{}] in {}",
-        s.m, s.k, s.k, s.n, name(s.in));
+  check(status == CUBLAS_STATUS_SUCCESS && found > 0,
+        "cuda: cuBLASLt has no algorithm for [{},{}] x [{},{}] in {} ({})", s.m, s.k, s.k, s.n, name(s.in),
+        cublasLtGetStatusString(status));
   plan.algorithm = result.algo;
 }
 
-Plan make_plan(Library& l, const Gemm& s, const std::array<std::uint32_t, 3>& alignment) {
+Plan make_plan(Library& l, const Gemm& s, const Alignment& alignment, const void* bias) {
   Plan plan;
   check_blas(cublasLtMatmulDescCreate(&plan.description, CUBLAS_COMPUTE_32F, CUDA_R_32F), "description of a product");
   plan.set(CUBLASLT_MATMUL_DESC_TRANSA, operation(s.tb));
   plan.set(CUBLASLT_MATMUL_DESC_TRANSB, operation(s.ta));
-  if (s.has_bias) plan.set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+  if (s.has_bias) {
+    plan.set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+    plan.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);  // whose alignment the choice depends on
+  }
   const bool ta = s.ta == Trans::yes, tb = s.tb == Trans::yes;
   plan.a = make_layout(s.in, ta ? s.k : s.m, ta ? s.m : s.k, s.lda, s.batch, s.stride_a);
   plan.b = make_layout(s.in, tb ? s.n : s.k, tb ? s.k : s.n, s.ldb, s.batch, s.stride_b);
@@ -119,10 +127,11 @@ void detail::multiply(const Gemm& s, float alpha, const void* a, const void* b, 
                       const void* d) {
   Library& l = library();
   const std::scoped_lock lock(l.mutex);
-  const std::array<std::uint32_t, 3> alignment{alignment_of(a), alignment_of(b),
-                                               std::min(alignment_of(c), alignment_of(d))};
+  l.open();
+  const Alignment alignment{alignment_of(a), alignment_of(b), std::min(alignment_of(c), alignment_of(d)),
+                            alignment_of(bias)};
   auto found = l.plans.find({s, alignment});
-  if (found == l.plans.end()) found = l.plans.emplace(std::pair(s, alignment), make_plan(l, s, alignment)).first;
+  if (found == l.plans.end()) found = l.plans.emplace(std::pair(s, alignment), make_plan(l, s, alignment, bias)).first;
   Plan& plan = found->second;
   if (s.has_bias) plan.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
   check_blas(cublasLtMatmul(l.handle, plan.description, &alpha, b, plan.b, a, plan.a, &beta, d, plan.c, c, plan.c,
