@@ -83,6 +83,14 @@ void* from_driver(Pool& p, std::size_t bytes) {
   cudaError_t status = cudaMalloc(&block, bytes);
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();
+// Kernels that use a block may still run; a recording begins with nothing under way. Throws nothing: what has failed
+// before is said by the next call that is checked.
+void wait_for_users() noexcept {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  if (cudaStreamIsCapturing(stream(), &status) == cudaSuccess && status == cudaStreamCaptureStatusNone)
+    cudaStreamSynchronize(stream());
+}
+
     trim_locked(p);
     status = cudaMalloc(&block, bytes);
   }
@@ -137,6 +145,7 @@ void release(void* block, std::size_t /*bytes*/) noexcept {
 }
 
 PoolStatistics statistics() {
+    wait_for_users();
   const std::scoped_lock lock(pool().mutex);
   return pool().statistics;
 }
@@ -181,7 +190,7 @@ void copy(void* to, Device to_device, const void* from, Device from_device, std:
                               : from_device == Device::cpu ? cudaMemcpyHostToDevice
                                                            : cudaMemcpyDeviceToDevice;
   check_cuda(cudaMemcpyAsync(to, from, bytes, kind, stream()), "copy");
-  if (to_device == Device::cpu) synchronize();
+  if (to_device != from_device) synchronize();  // the host reads its memory, or gives it back
 }
 
 }  // namespace dattn::cuda

@@ -64,7 +64,8 @@ class Scratch {
 /// Fills dattn::cuda_memory with the pool and the copies below.
 void enable_memory();
 
-/// Copies on the stream. Returns when `to` may be read by the host, or by later work on the stream.
+/// Copies on the stream. Between host and device it returns when it is done, so that the host may read `to` and give
+/// `from` back; within the device later work on the stream sees it.
 void copy(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes);
 
 }  // namespace dattn::cuda

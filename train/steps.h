@@ -51,8 +51,8 @@ class Steps {
 /// Batches come from a loader, prepared one ahead.
 std::unique_ptr<Steps> make_host_steps(const Training& training, const ImageSet& images,
                                        const Normalisation& normalisation);
-/// The images lie on the device as bytes; what a step needs to know of its batch and its rates is uploaded for a whole
-/// epoch, and no step waits for the host or makes it wait. The model's parameters are on the device.
+/// The images lie on the device as bytes; what a step needs to know of its batch and its rates is uploaded by the first
+/// one for its whole epoch, and no other waits for the host or makes it wait. The model's parameters are on the device.
 std::unique_ptr<Steps> make_device_steps(const Training& training, const ImageSet& images,
                                          const Normalisation& normalisation);
 
