@@ -65,6 +65,13 @@ Pool& pool() {
 
 thread_local int current_arena = kCommon;
 
+// The smallest free block of an arena that holds `size` and is at most an eighth larger, or the end.
+auto find_free(Pool& p, int arena, std::size_t size) {
+  const auto found = p.free.lower_bound({{arena, size}, nullptr});
+  const bool fits = found != p.free.end() && found->first.first == arena && found->first.second <= size + size / 8;
+  return fits ? found : p.free.end();
+}
+
 // Gives cached blocks of the common arena back to the driver.
 void trim_locked(Pool& p) {
   if (!is_recording()) synchronize();  // a recording begins with nothing under way
@@ -76,13 +83,6 @@ void trim_locked(Pool& p) {
   }
 }
 
-std::string mebibytes(std::size_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20)); }
-
-void* from_driver(Pool& p, std::size_t bytes) {
-  void* block = nullptr;
-  cudaError_t status = cudaMalloc(&block, bytes);
-  if (status == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
 // Kernels that use a block may still run; a recording begins with nothing under way. Throws nothing: what has failed
 // before is said by the next call that is checked.
 void wait_for_users() noexcept {
@@ -91,6 +91,13 @@ void wait_for_users() noexcept {
     cudaStreamSynchronize(stream());
 }
 
+std::string mebibytes(std::size_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20)); }
+
+void* from_driver(Pool& p, std::size_t bytes) {
+  void* block = nullptr;
+  cudaError_t status = cudaMalloc(&block, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
     trim_locked(p);
     status = cudaMalloc(&block, bytes);
   }
@@ -114,12 +121,14 @@ void* allocate(std::size_t bytes) {
   const std::size_t size = class_bytes(bytes);
   Pool& p = pool();
   const std::scoped_lock lock(p.mutex);
-  const auto found = p.free.lower_bound({{current_arena, size}, nullptr});
+  auto found = find_free(p, current_arena, size);
+  if (found == p.free.end()) found = find_free(p, kCommon, size);  // which an arena takes over
   void* block = nullptr;
-  if (found != p.free.end() && found->first.first == current_arena && found->first.second <= size + size / 8) {
+  if (found != p.free.end()) {
     block = found->second;
     p.statistics.cached -= found->first.second;
     p.free.erase(found);
+    p.blocks[block].arena = current_arena;
   } else {
     block = from_driver(p, size);
     p.blocks[block] = {size, current_arena};
@@ -136,6 +145,7 @@ void release(void* block, std::size_t /*bytes*/) noexcept {
   const Block& b = p.blocks.at(block);
   p.statistics.in_use -= b.bytes;
   if (!caching() && b.arena == kCommon) {  // replays go on using what an arena has given
+    wait_for_users();
     cudaFree(block);
     p.blocks.erase(block);
     return;
@@ -145,7 +155,6 @@ void release(void* block, std::size_t /*bytes*/) noexcept {
 }
 
 PoolStatistics statistics() {
-    wait_for_users();
   const std::scoped_lock lock(pool().mutex);
   return pool().statistics;
 }

@@ -21,8 +21,9 @@ void reset_peak();
 void trim();
 }  // namespace device_pool
 
-/// Blocks of its own: what is allocated while a scope lives comes from and goes back to this arena. A captured step
-/// keeps one, so that nothing else ever writes to the addresses that its replays use.
+/// Blocks of its own: what is allocated while a scope lives comes from this arena, which takes over free common blocks
+/// where it has none, and goes back to it. A captured step keeps one, so that nothing else ever writes to the addresses
+/// that its replays use.
 class Arena {
  public:
   Arena();

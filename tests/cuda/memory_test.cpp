@@ -87,6 +87,28 @@ TEST_F(DevicePool, AnArenaKeepsItsBlocks) {
   EXPECT_EQ(device_pool::statistics().cached, 0u);
 }
 
+TEST_F(DevicePool, AnArenaTakesOverCommonBlocksUntilItEnds) {
+  if (!kCaching) GTEST_SKIP() << "the pool caches nothing under AddressSanitizer";
+  void* common = device_pool::allocate(5000);
+  device_pool::release(common, 5000);
+  const auto requests = device_pool::statistics().system_requests;
+  {
+    const Arena arena;
+    {
+      const Arena::Scope scope(arena);
+      void* taken = device_pool::allocate(5000);
+      EXPECT_EQ(taken, common);
+      device_pool::release(taken, 5000);
+    }
+    EXPECT_EQ(device_pool::statistics().system_requests, requests);
+    void* other = device_pool::allocate(5000);
+    EXPECT_NE(other, common);
+    device_pool::release(other, 5000);
+  }
+  device_pool::trim();
+  EXPECT_EQ(device_pool::statistics().cached, 0u);
+}
+
 TEST_F(DevicePool, SaysHowMuchIsNeededAndFree) {
   const std::string text =
       test::error_text([] { Tensor::empty({std::int64_t{1} << 44}, Dtype::float32, Device::cuda); });
