@@ -22,8 +22,9 @@ __device__ std::int64_t first_largest(const float* z, std::int64_t classes) {
 }
 
 // One block: counts are whole numbers below 2^24, so their sum in float is exact.
-__global__ void totals_kernel(const float* logits, const std::int64_t* labels, std::int64_t rows, std::int64_t classes,
-                              const float* loss, double loss_factor, const std::int64_t* step, double* totals) {
+__global__ void __launch_bounds__(kTotalThreads)
+    totals_kernel(const float* logits, const std::int64_t* labels, std::int64_t rows, std::int64_t classes,
+                  const float* loss, double loss_factor, const std::int64_t* step, double* totals) {
   DATTN_SHARED(float, scratch, kTotalThreads / kWarpThreads);
   float correct = 0;
   for (std::int64_t n = threadIdx.x; n < rows; n += blockDim.x) {
