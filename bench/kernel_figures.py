@@ -12,7 +12,7 @@ import sys
 
 # Which columns, of which the largest counts: their names differ between architectures.
 SHARES = {
-    'memory': r'(gpu__)?dram__throughput\.avg\.pct_of_peak_sustained_elapsed',
+    'memory': r'(gpu__)?dram_{1,2}throughput\.avg\.pct_of_peak_sustained_elapsed',
     'units': r'sm__throughput\.avg\.pct_of_peak_sustained_elapsed',
     'tensor': r'sm__(inst_executed_)?pipe_tensor.*pct_of_peak_sustained_active',
     'warps': r'sm__warps_active\.avg\.pct_of_peak_sustained_active',
