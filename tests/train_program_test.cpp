@@ -79,6 +79,13 @@ TEST_F(TrainProgram, LeavesCheckpointMetricsAndRecord) {
   EXPECT_TRUE(run.contains("version") && run.contains("compiler") && run.contains("processor"));
 }
 
+TEST_F(TrainProgram, ShowsTheFirstStepOfARunAtOnce) {
+  const auto result = run_program("train", command("a", kQuick + "--epochs 2"));
+  ASSERT_EQ(result.status, 0) << result.output;
+  EXPECT_NE(result.output.find("epoch 1/2  step 1/6 "), std::string::npos) << result.output;
+  EXPECT_EQ(result.output.find("epoch 2/2  step "), std::string::npos) << result.output;
+}
+
 TEST_F(TrainProgram, EvaluatesTheLastEpochAndEveryNth) {
   const auto result = run_program("train", command("a", "--epochs 3 --eval-every 2"));
   ASSERT_EQ(result.status, 0) << result.output;

@@ -29,11 +29,13 @@ std::string bar(double fraction, int width) {
 
 }  // namespace
 
-Progress::Progress(std::int64_t epoch, std::int64_t epochs, std::int64_t done, std::int64_t total, bool terminal)
+Progress::Progress(std::int64_t epoch, std::int64_t epochs, std::int64_t done, std::int64_t total, bool at_once,
+                   bool terminal)
     : epoch_(epoch),
       epochs_(epochs),
       first_(done),
       total_(total),
+      at_once_(at_once),
       terminal_(terminal),
       start_(Clock::now()),
       last_(start_) {}
@@ -41,7 +43,8 @@ Progress::Progress(std::int64_t epoch, std::int64_t epochs, std::int64_t done, s
 Progress::~Progress() { clear(); }
 
 bool Progress::due(std::int64_t step) const {
-  return step == first_ + 1 || seconds_between(last_, Clock::now()) >= (terminal_ ? kBarSeconds : kPlainSeconds);
+  return (at_once_ && step == first_ + 1) ||
+         seconds_between(last_, Clock::now()) >= (terminal_ ? kBarSeconds : kPlainSeconds);
 }
 
 void Progress::update(std::int64_t step, double loss, double accuracy, double images_per_second) {

@@ -11,8 +11,9 @@ namespace dattn {
 /// written every `kPlainSeconds`.
 class Progress {
  public:
-  /// `done` steps of the run's `total` are behind when it starts.
-  Progress(std::int64_t epoch, std::int64_t epochs, std::int64_t done, std::int64_t total, bool terminal);
+  /// `done` steps of the run's `total` are behind when it starts. `at_once`: the first step is shown, whatever the
+  /// clock says.
+  Progress(std::int64_t epoch, std::int64_t epochs, std::int64_t done, std::int64_t total, bool at_once, bool terminal);
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -29,7 +30,7 @@ class Progress {
   static constexpr double kBarSeconds = 0.1, kPlainSeconds = 30;
 
   std::int64_t epoch_, epochs_, first_, total_;
-  bool terminal_, drawn_ = false;
+  bool at_once_, terminal_, drawn_ = false;
   Clock::time_point start_, last_;
 };
 

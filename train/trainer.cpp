@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <csignal>
+#include <utility>
 
 #include "core/parallel.h"
 #include "cuda/out_of_memory.h"
@@ -295,8 +296,10 @@ int Trainer::run() {
 }
 
 void Trainer::begin_progress() {
-  if (!progress_)
-    progress_ = std::make_unique<Progress>(epoch() + 1, epochs(), state_.step, total_steps_, stdout_is_terminal());
+  if (progress_) return;
+  const bool at_once = !std::exchange(has_shown_, true);  // to show a figure asks for the sums, and waits for a device
+  progress_ =
+      std::make_unique<Progress>(epoch() + 1, epochs(), state_.step, total_steps_, at_once, stdout_is_terminal());
 }
 
 void Trainer::show_progress() {

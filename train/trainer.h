@@ -91,6 +91,7 @@ class Trainer {
   std::int64_t steps_per_epoch_ = 0, total_steps_ = 0;
   State state_;
   std::int64_t saved_step_ = -1;
+  bool has_shown_ = false;  // whether an epoch of this run has had its progress
 };
 
 }  // namespace dattn
