@@ -79,6 +79,14 @@ TEST_F(TrainProgram, LeavesCheckpointMetricsAndRecord) {
   EXPECT_TRUE(run.contains("version") && run.contains("compiler") && run.contains("processor"));
 }
 
+TEST_F(TrainProgram, WarmsUpWithoutATrace) {
+  ASSERT_EQ(run_program("train", command("cold", kQuick + "--epochs 1 --ema")).status, 0);
+  const auto result = run_program("train", command("warm", kQuick + "--epochs 1 --ema --warm-up"));
+  ASSERT_EQ(result.status, 0) << result.output;
+  expect_same_checkpoint(last("cold"), last("warm"));
+  EXPECT_EQ(nlohmann::json::parse(read_text(out("warm") + "/run.json"))["options"]["warm-up"], true);
+}
+
 TEST_F(TrainProgram, ShowsTheFirstStepOfARunAtOnce) {
   const auto result = run_program("train", command("a", kQuick + "--epochs 2"));
   ASSERT_EQ(result.status, 0) << result.output;

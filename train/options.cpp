@@ -38,6 +38,7 @@ nlohmann::json all_options(const TrainOptions& o) {
               {"max-steps", o.max_steps},
               {"save-every", o.save_every},
               {"eval-every", o.eval_every},
+              {"warm-up", o.warm_up},
               {"resume", o.resume}});
   return all;
 }
@@ -146,6 +147,7 @@ ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
   app.add_option("--eval-every", o.eval_every, "Epochs between evaluations on the test images; the last always is one")
       ->check(whole_number(1, std::int64_t{1} << 40))
       ->capture_default_str();
+  app.add_flag("--warm-up", o.warm_up, "First run three steps of a copy, so that none of what is timed is the first");
   app.add_flag("--ema", o.ema, "Keep a moving average of the weights, and evaluate it");
   app.set_config("--config", "", "File with options as lines `name = value`");
   app.allow_config_extras(CLI::config_extras_mode::error);

@@ -35,6 +35,7 @@ struct TrainOptions {
   std::int64_t max_steps = 0;   ///< 0: no early stop
   std::int64_t save_every = 0;  ///< steps between saves; 0: at the end of every epoch
   std::int64_t eval_every = 1;  ///< epochs between evaluations on the test images; the last is always evaluated
+  bool warm_up = false;         ///< whether a few steps of a network that is thrown away come before the timed ones
   bool resume = false;
 };
 

@@ -24,6 +24,7 @@ void on_signal(int signal) {
 }
 
 constexpr std::int64_t kWhiteningImages = 5000;
+constexpr std::int64_t kWarmUpSteps = 3;  // a device records the third
 constexpr double kEmaDecay = 0.99, kMostSteps = 1e12;
 constexpr const char* kUpdates = "updates";  // the count that Ema keeps among its tensors
 
@@ -90,6 +91,14 @@ void Trainer::build() {
   total_steps_ = static_cast<std::int64_t>(steps);
 
   precision_ = precision_type(options_.precision);
+  if (options_.warm_up) warm_up();
+  make_network();
+  for (ImageSet* set : {&data_.test, &held_out_}) {
+    if (set->images) set->images = set->images.to(device_);
+  }
+}
+
+void Trainer::make_network() {
   Random random(options_.seed, Purpose::init);
   model_ = make_model(model_options(options_, data_.train.classes()), random);
   model_->init_from_data(normalise(spread_images(data_.train.images, kWhiteningImages), data_.normalisation));
@@ -101,9 +110,19 @@ void Trainer::build() {
   const auto make_steps = device_ == Device::cpu ? make_host_steps : make_device_steps;
   steps_ = make_steps({*model_, *recipe_, averages_.get(), plan_, precision_, options_.seed}, data_.train,
                       data_.normalisation);
-  for (ImageSet* set : {&data_.test, &held_out_}) {
-    if (set->images) set->images = set->images.to(device_);
-  }
+}
+
+// Memory, the plans of libraries, and on a device kernels and the recording of a step are then there; the network that
+// has had these steps goes.
+void Trainer::warm_up() {
+  make_network();
+  for (std::int64_t i = 0; i < std::min(kWarmUpSteps, total_steps_); ++i) train_step();
+  gather();
+  steps_.reset();
+  averages_.reset();
+  recipe_.reset();
+  model_.reset();
+  state_ = {};
 }
 
 void Trainer::restore(const Checkpoint& checkpoint) {

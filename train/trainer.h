@@ -43,6 +43,9 @@ class Trainer {
                                  lr, rows)
 
   void build();
+  /// The network with its recipe and steps, as they are before the first step.
+  void make_network();
+  void warm_up();
   void restore(const Checkpoint& checkpoint);
   void refuse_other_options(const nlohmann::json& saved, const std::vector<std::string>& given) const;
   void write_run_json() const;
@@ -88,10 +91,10 @@ class Trainer {
   std::unique_ptr<Ema> averages_;  // of the weights, with --ema
   std::unique_ptr<Steps> steps_;
   std::unique_ptr<Progress> progress_;
+  bool has_shown_ = false;  // whether an epoch of this run has had its progress
   std::int64_t steps_per_epoch_ = 0, total_steps_ = 0;
   State state_;
   std::int64_t saved_step_ = -1;
-  bool has_shown_ = false;  // whether an epoch of this run has had its progress
 };
 
 }  // namespace dattn
