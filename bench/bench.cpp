@@ -11,6 +11,7 @@
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "cuda/memory.h"
+#include "cuda/step_graph.h"
 #include "cuda/stopwatch.h"
 #include "train/command_line.h"
 
@@ -46,6 +47,45 @@ double median_ms(int rounds, Device device, const std::function<void()>& f) {
   return times[static_cast<std::size_t>(rounds / 2)];
 }
 
+// The same of f as one recorded graph of the device, as training runs its steps.
+double median_replay_ms(int rounds, const std::function<void()>& f) {
+  cuda::StepGraph graph;
+  graph.run(f);  // one of the two calls ahead of the record; warming up takes the other, and records
+  return median_ms(rounds, Device::cuda, [&] { graph.run(f); });
+}
+
+// What is timed of a case.
+struct Calls {
+  std::function<void()> forward;
+  std::function<void()> step;  // forward + backward; empty in inference
+};
+
+Calls calls_of(const Case& one, const Running& running) {
+  const auto forward = [running] {
+    const NoGrad no_grad;
+    return running.forward();
+  };
+  if (one.inference) return {forward, {}};
+  Tensor dy = Tensor::like(forward());
+  dy.fill(1);
+  return {forward, [running, dy] {
+            running.clear();
+            backward(running.forward(), dy);
+          }};
+}
+
+// Adds the time of a call, null where there is none: on a device that of its graph, and as `eager_<name>` that of the
+// call itself, which the host's launches may be the longer part of.
+void add_time(nlohmann::json& to, const std::string& name, const std::function<void()>& f, int rounds, Device device) {
+  const nlohmann::json called = f ? nlohmann::json(median_ms(rounds, device, f)) : nlohmann::json();
+  if (device == Device::cpu) {
+    to[name] = called;
+    return;
+  }
+  to["eager_" + name] = called;
+  to[name] = f ? nlohmann::json(median_replay_ms(rounds, f)) : nlohmann::json();
+}
+
 // The pool of a device.
 struct Pool {
   void (*trim)();
@@ -62,30 +102,19 @@ nlohmann::json time_case(const Case& one, const Machine& machine, int rounds, Se
   const Pool memory = pool_of(setting.device);
   memory.trim();
   memory.reset_peak();
-  Tensor dy;
-  const double forward = median_ms(rounds, setting.device, [&] {
-    NoGrad no_grad;
-    const Tensor y = running.forward();
-    if (!dy) dy = Tensor::like(y);
-  });
-  nlohmann::json step;  // null in inference
-  if (!one.inference) {
-    dy.fill(1);
-    step = median_ms(rounds, setting.device, [&] {
-      running.clear();
-      backward(running.forward(), dy);
-    });
-  }
+  const Calls calls = calls_of(one, running);
+  nlohmann::json result;
+  add_time(result, "forward_ms", calls.forward, rounds, setting.device);
+  add_time(result, "step_ms", calls.step, rounds, setting.device);
   const double bytes = one.work.elements * static_cast<double>(size_of(setting.precision));
   const double floor = std::max(one.work.operations / machine.operations_per_second, bytes / machine.bytes_per_second);
-  return {{"case", one.name},
-          {"forward_ms", forward},
-          {"step_ms", step},
-          {"peak_mb", static_cast<double>(memory.statistics().peak_in_use) / 1e6},
-          {"floor_ms", floor * 1e3},
-          {"threads", thread_count()},
-          {"precision", name(setting.precision)},
-          {"device", name(setting.device)}};
+  result.update({{"case", one.name},
+                 {"peak_mb", static_cast<double>(memory.statistics().peak_in_use) / 1e6},
+                 {"floor_ms", floor * 1e3},
+                 {"threads", thread_count()},
+                 {"precision", name(setting.precision)},
+                 {"device", name(setting.device)}});
+  return result;
 }
 
 void print_head(const Machine& machine, Setting setting) {
@@ -93,7 +122,19 @@ void print_head(const Machine& machine, Setting setting) {
   fmt::print("{}, {:.0f} GFLOP/s in {}, {:.1f} GB/s, activations in {}\n\n", who, machine.operations_per_second / 1e9,
              setting.device == Device::cpu ? "float32" : name(setting.precision), machine.bytes_per_second / 1e9,
              name(setting.precision));
-  fmt::print("{:<26}  {:>11}  {:>11}  {:>11}  {:>9}\n", "case", "forward, ms", "step, ms", "floor, ms", "peak, MB");
+  fmt::print("{:<26}  {:>11}  {:>11}  {:>11}  {:>9}", "case", "forward, ms", "step, ms", "floor, ms", "peak, MB");
+  if (setting.device == Device::cuda) fmt::print("  {:>17}  {:>14}", "eager forward, ms", "eager step, ms");
+  fmt::print("\n");
+}
+
+void print_row(const nlohmann::json& result, Device device) {
+  const auto time = [&](const char* key) {
+    return result[key].is_null() ? "-" : fmt::format("{:.2f}", result[key].get<double>());
+  };
+  fmt::print("{:<26}  {:>11}  {:>11}  {:>11}  {:>9.0f}", result["case"].get<std::string>(), time("forward_ms"),
+             time("step_ms"), time("floor_ms"), result["peak_mb"].get<double>());
+  if (device == Device::cuda) fmt::print("  {:>17}  {:>14}", time("eager_forward_ms"), time("eager_step_ms"));
+  fmt::print("\n");
 }
 
 // Those named, or all that the device is fit for.
@@ -111,12 +152,10 @@ int run(const std::vector<Case>& chosen, int rounds, Setting setting, bool json)
   if (!json) print_head(machine, setting);
   for (const Case& one : chosen) {
     const nlohmann::json result = time_case(one, machine, rounds, setting);
-    const auto number = [&](const char* key) { return result[key].get<double>(); };
     if (json) {
       fmt::print("{}\n", result.dump());
     } else {
-      fmt::print("{:<26}  {:>11.2f}  {:>11}  {:>11.2f}  {:>9.0f}\n", one.name, number("forward_ms"),
-                 one.inference ? "-" : fmt::format("{:.2f}", number("step_ms")), number("floor_ms"), number("peak_mb"));
+      print_row(result, setting.device);
     }
     std::fflush(stdout);
   }
@@ -133,8 +172,9 @@ int main(int argc, char** argv) try {
   bool json = false, list = false;
   std::string precision = "float32", device = "cpu";
   CLI::App app{
-      "Time layers and networks: medians of forward alone and of forward + backward. The floor is what the measured "
-      "peak and bandwidth allow. `./run bench --against torch` compares with PyTorch."};
+      "Time layers and networks: medians of forward alone and of forward + backward; on a GPU as recorded graphs, and "
+      "beside them as single launches (eager). The floor is what the measured peak and bandwidth allow. `./run bench "
+      "--against torch` compares with PyTorch."};
   app.add_option("--case", names, "Case to time, may be repeated [all; on the CPU all but the longest]")
       ->check(CLI::IsMember(known));
   dattn::add_threads_option(app, threads);

@@ -25,6 +25,15 @@ TEST_F(BenchProgram, PrintsAnObjectForACase) {
   EXPECT_EQ(line.at("device"), "cpu");
   EXPECT_EQ(line.at("precision"), "bfloat16");
   for (const char* key : {"forward_ms", "step_ms", "peak_mb", "floor_ms", "threads"}) EXPECT_GT(line.at(key), 0) << key;
+  EXPECT_FALSE(line.contains("eager_step_ms"));  // a device's
+}
+
+TEST_F(BenchProgram, HasNoStepInInference) {
+  const auto result = run_program("bench", "--case dattn_cnn_one_image --rounds 1 --json");
+  ASSERT_EQ(result.status, 0) << result.output;
+  const auto line = nlohmann::json::parse(result.output);
+  EXPECT_GT(line.at("forward_ms"), 0);
+  EXPECT_TRUE(line.at("step_ms").is_null());
 }
 
 TEST_F(BenchProgram, LeavesTheLongestCasesToADevice) {
