@@ -11,6 +11,7 @@
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "cuda/memory.h"
+#include "cuda/profile.h"
 #include "cuda/step_graph.h"
 #include "cuda/stopwatch.h"
 #include "train/command_line.h"
@@ -162,6 +163,18 @@ int run(const std::vector<Case>& chosen, int rounds, Setting setting, bool json)
   return 0;
 }
 
+// Lets a profiler see one step of each case, or forward in inference, after calls that warm up.
+int profile(const std::vector<Case>& chosen, Setting setting) {
+  for (const Case& one : chosen) {
+    const Calls calls = calls_of(one, one.make(setting));
+    const auto& f = calls.step ? calls.step : calls.forward;
+    for (int i = 0; i < 3; ++i) f();
+    const cuda::Profiled profiled;
+    f();
+  }
+  return 0;
+}
+
 }  // namespace
 }  // namespace dattn
 
@@ -169,7 +182,7 @@ int main(int argc, char** argv) try {
   std::vector<std::string> names, known;
   for (const auto& one : dattn::cases()) known.push_back(one.name);
   int threads = 0, rounds = 7;
-  bool json = false, list = false;
+  bool json = false, list = false, profile = false;
   std::string precision = "float32", device = "cpu";
   CLI::App app{
       "Time layers and networks: medians of forward alone and of forward + backward; on a GPU as recorded graphs, and "
@@ -187,8 +200,11 @@ int main(int argc, char** argv) try {
   dattn::add_device_option(app, device);
   app.add_flag("--json", json, "One JSON object a line in place of the table");
   app.add_flag("--list", list, "Only print the names of the cases");
+  app.add_flag("--profile", profile, "Time nothing; a profiler that waits for the program sees one step of each case")
+      ->excludes("--json", "--list", "--rounds");
   try {
     app.parse(argc, argv);
+    if (profile && device == "cpu") throw CLI::ValidationError("--profile", "belongs to --device cuda");
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;
   }
@@ -199,6 +215,10 @@ int main(int argc, char** argv) try {
     return 0;
   }
   if (threads > 0) dattn::set_thread_count(threads);
+  if (profile) {
+    dattn::check(setting.device == dattn::Device::cuda, "--profile: --device auto has found no GPU to profile");
+    return dattn::profile(chosen, setting);
+  }
   return dattn::run(chosen, rounds, setting, json);
 } catch (const std::exception& error) {
   fmt::print(stderr, "bench: {}\n", error.what());

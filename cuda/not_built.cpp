@@ -2,6 +2,7 @@
 #include "core/error.h"
 #include "cuda/enable.h"
 #include "cuda/memory.h"
+#include "cuda/profile.h"
 #include "cuda/step_graph.h"
 #include "cuda/stopwatch.h"
 
@@ -29,6 +30,9 @@ StepGraph::StepGraph() = default;
 StepGraph::~StepGraph() = default;
 void StepGraph::run(const std::function<void()>&) { enable(); }
 void StepGraph::reset() {}
+
+Profiled::Profiled() { enable(); }
+Profiled::~Profiled() = default;
 
 struct Stopwatch::Events {};
 Stopwatch::Stopwatch() = default;

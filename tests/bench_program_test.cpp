@@ -43,6 +43,12 @@ TEST_F(BenchProgram, LeavesTheLongestCasesToADevice) {
   EXPECT_EQ(run_program("bench", "--list --case dattn_cnn_2000").output, "dattn_cnn_2000\n");
 }
 
+TEST_F(BenchProgram, ProfilesOnADeviceAlone) {
+  const auto result = run_program("bench", "--profile --case dattention_seed_latency");
+  EXPECT_EQ(result.status, 2);
+  EXPECT_NE(result.output.find("--profile: belongs to --device cuda"), std::string::npos) << result.output;
+}
+
 TEST_F(BenchProgram, SaysWhyADeviceCannotBeUsed) {
   const auto why = cuda::why_unusable();
   if (!why) GTEST_SKIP() << "there is one";

@@ -90,6 +90,9 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 
+cudaError_t cudaProfilerStart();
+cudaError_t cudaProfilerStop();
+
 namespace dattn::emulation {
 
 /// What the emulated machine pretends to have; tests change it.
