@@ -8,8 +8,9 @@ A round of a case runs every variant of the peer (on the CPU: fused attention an
 compiled and not; on a GPU: eager, compiled, compiled with CUDA graphs) and dattn, one process each, one after the
 other; which of the two sides begins alternates. After the first round only the peer's two fastest variants go on;
 --variant names those that run at all, where the slow ones are known. Figures are medians over rounds of each process's
-own median. --write puts the table into docs/performance.md and the raw lines into bench/results/; --raw puts them into
-a file as they come.
+own median; where no variant of the peer can run a case, dattn's stand alone. --write puts the table into
+docs/performance.md and the raw lines into bench/results/; --raw puts them into a file as they come. SIGTERM ends the
+run with the table of the cases that are done.
 """
 import argparse
 import datetime
@@ -17,6 +18,7 @@ import json
 import os
 import pathlib
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -91,7 +93,7 @@ class Comparison:
                 elif line:
                     peers.setdefault(variant, []).append(line)
             variants = sorted(peers, key=lambda v: median(peers[v], measure(peers[v])))[:2]
-        return row(case, ours, peers) if ours and peers else None
+        return row(case, ours, peers) if ours else None
 
 
 def measure(lines):
@@ -110,6 +112,10 @@ def spread(lines):
 
 
 def row(case, ours, peers):
+    if not peers:
+        step = f"{median(ours, 'step_ms'):.4g}" if measure(ours) == 'step_ms' else '-'
+        return [case, f"{median(ours, 'floor_ms'):.3g}", '-', '-', step, '-', f'- / {spread(ours):.0f}', '-',
+                f"{median(ours, 'forward_ms'):.4g}", '-']
     best = min(peers, key=lambda v: median(peers[v], measure(ours)))
     best_forward = min(peers, key=lambda v: median(peers[v], 'forward_ms'))
     steps = ['-', best, '-', '-']
@@ -182,15 +188,19 @@ def main():
         if name not in (ON_CPU if options.device == 'cpu' else ON_CUDA):
             parser.error(f'the {options.device} has no variant {name!r}')
     comparison, rows = Comparison(options), []
-    for case in chosen_cases(options):
-        print(f'timing {case}', file=sys.stderr, flush=True)
-        done = comparison.case(case)
-        if done:
-            rows.append(done)
-            print(f'{case}: {done[4]} ms a step, {done[2]} the peer\'s ({done[3]})', file=sys.stderr, flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        for case in chosen_cases(options):
+            print(f'timing {case}', file=sys.stderr, flush=True)
+            done = comparison.case(case)
+            if done:
+                rows.append(done)
+                print(f'{case}: {done[4]} ms a step, {done[2]} the peer\'s ({done[3]})', file=sys.stderr, flush=True)
+    finally:
+        if rows:
+            print(table(rows), flush=True)
     if not rows:
         sys.exit('against_torch: nothing could be timed')
-    print(table(rows))
     if options.write:
         write(comparison, rows)
 
