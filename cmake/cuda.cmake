@@ -60,8 +60,8 @@ function(dattn_cuda_room)
   endif()
   # {fmt} 9 holds nvcc for a compiler without constexpr.
   target_compile_definitions(dattn_cuda PRIVATE FMT_USE_CONSTEXPR=1)
-  # Warning 3189: nvcc looks twice at a variable named `module`.
-  target_compile_options(dattn_cuda PRIVATE -Xptxas=-v -diag-suppress=3189 -Xcompiler=-Wall,-Wextra,-ffp-contract=off)
+  # Warning 3189: nvcc looks twice at a variable named `module`. Line numbers are for compute-sanitizer and Nsight Compute.
+  target_compile_options(dattn_cuda PRIVATE -lineinfo -Xptxas=-v -diag-suppress=3189 -Xcompiler=-Wall,-Wextra,-ffp-contract=off)
   if(DATTN_WERROR)
     target_compile_options(dattn_cuda PRIVATE -Werror=all-warnings)
   endif()
