@@ -15,11 +15,15 @@
 #
 # On a bare machine (CUDA toolkit, cuDNN, python3 with PyTorch 2.11 or later, g++, CMake, Ninja; nothing can be fetched) a
 # stage needs the tree, and from build/gpu, as `pack` writes it:
-#   programs.tar.xz   for all stages but `build`: train, eval, bench, dattn_cuda_tests and the libraries they need
-#   packages.tar.xz   for `build` alone: headers and libraries of Debian's packages
-#   data-1 .. data-3  two files of CIFAR-10 each, for three calls of `data` where a transfer is limited to 64 MiB
-# 94 %: bench/gpu.sh train 10 --precision bfloat16
-# 96 %: bench/gpu.sh train 3 --precision bfloat16 --model dattn_cnn_wide
+#   programs.tar.xz         for all stages but `build`: train, eval, bench, dattn_cuda_tests and the libraries they need
+#   packages.tar.xz         for `build` alone: headers and libraries of Debian's packages
+#   data-1.tar.xz .. data-3.tar.xz  two files of CIFAR-10 each, for three calls of `data` where a transfer is limited to 64 MiB
+# A machine that is lent from call to call may lose $DATTN_GPU half a minute after one: then the calls of `data` and `train`
+# follow each other at once.
+# Times of the layers in three calls: times TYPE; times TYPE dattention_seed_table dattention_7x7 dattn_cnn_2000; times TYPE
+# dattention_stride4 dattention_256px_stride8. Alone: times TYPE dattention_1024px_stride8, which PyTorch has no memory for.
+# 94 %: bench/gpu.sh train 10 --precision bfloat16 --warm-up
+# 96 %: bench/gpu.sh train 3 --precision bfloat16 --model dattn_cnn_wide --warm-up
 set -euo pipefail
 cd "$(dirname "$0")/.."
 packed=build/gpu
@@ -63,17 +67,23 @@ stage_pack() {
   } | sed 's,^/lib/,/usr/lib/,' | sort -u | while read -r file; do [ -d "$file" ] || echo "${file#/}"; done > "$folder/list"
   tar -C / -c -T "$folder/list" | xz -9 > "$packed/packages.tar.xz"
   if [ -n "${1:-}" ]; then
-    local part=1 files=("$1"/*.bin)
-    for ((i = 0; i < ${#files[@]}; i += 2, ++part)); do
-      mkdir -p "$packed/data-$part"
-      cp "${files[@]:i:2}" "$packed/data-$part/"
-    done
-    chmod -R u+w "$packed"
+    local i files=("$1"/*.bin)
+    files=("${files[@]##*/}")
+    for ((i = 0; i < ${#files[@]}; i += 2)); do tar -C "$1" -c "${files[@]:i:2}" | xz -3 > "$packed/data-$((i / 2 + 1)).tar.xz"; done
   fi
   du -shc "$packed"/*
 }
 
 # --- what every other stage begins with ---
+# unpack FILE FOLDER
+unpack() {
+  if command -v xz > /dev/null; then
+    tar -C "$2" -xJf "$1"
+  else
+    python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' "$1" "$2"
+  fi
+}
+
 
 # Folders with the libraries that the programs name and the system does not find by itself.
 library_path() {
@@ -93,7 +103,7 @@ prepare() {
     local sum
     sum=$(sha256sum < "$packed/programs.tar.xz")
     if [ "$sum" != "$(cat "$work/programs.sum" 2> /dev/null)" ]; then
-      tar -C "$work" -xJf "$packed/programs.tar.xz"
+      unpack "$packed/programs.tar.xz" "$work"
       echo "$sum" > "$work/programs.sum"
     fi
   elif [ ! -x "$work/bin/train" ]; then
@@ -107,10 +117,19 @@ prepare() {
 
 stage_build() {
   mkdir -p "$work/packages" "$out"
-  [ ! -f "$packed/packages.tar.xz" ] || tar -C "$work/packages" -xJf "$packed/packages.tar.xz"
-  local libraries=$work/packages/usr/lib/x86_64-linux-gnu
+  [ ! -f "$packed/packages.tar.xz" ] || unpack "$packed/packages.tar.xz" "$work/packages"
+  local libraries=$work/packages/usr/lib/x86_64-linux-gnu cudnn
+  mapfile -t cudnn < <(cudnn_of_python)
   cmake -S . -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DDATTN_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native \
-    -DCMAKE_PREFIX_PATH="$work/packages/usr" -DCMAKE_LIBRARY_ARCHITECTURE=x86_64-linux-gnu \
+# Where cuDNN lies that PyTorch has brought, as options of CMake; nothing where there is none.
+cudnn_of_python() {
+  local folder
+  folder=$(python3 -c 'import nvidia.cudnn; print(list(nvidia.cudnn.__path__)[0])' 2> /dev/null) || return 0
+  [ ! -f "$folder/include/cudnn_graph.h" ] || [ ! -f "$folder/lib/libcudnn.so.9" ] ||
+    printf '%s\n' "-DDATTN_CUDNN_INCLUDE=$folder/include" "-DDATTN_CUDNN_LIBRARY=$folder/lib/libcudnn.so.9"
+}
+
+    -DCMAKE_PREFIX_PATH="$work/packages/usr" -DCMAKE_LIBRARY_ARCHITECTURE=x86_64-linux-gnu "${cudnn[@]}" \
     -DCMAKE_EXE_LINKER_FLAGS="-Wl,-rpath-link,$libraries,--allow-shlib-undefined" > "$out/configure.log" ||
     { tail -20 "$out/configure.log"; die "CMake failed"; }
   cmake --build "$work/build" -j "$(nproc)" --target "${programs[@]}" > "$out/build.log" || { grep -A20 FAILED "$out/build.log" | head -60; die "the build failed"; }
@@ -172,7 +191,10 @@ stage_profile() {
 
 stage_data() {
   mkdir -p "$work/data"
-  cp "$packed"/data-*/*.bin "$work/data/"
+  for part in "$packed"/data-*.tar.xz; do
+    [ -f "$part" ] || die "data: no $packed/data-*.tar.xz here (bench/gpu.sh pack DATA writes them)"
+    unpack "$part" "$work/data"
+  done
   ls -l "$work/data"
 }
 
@@ -197,7 +219,8 @@ stage_train() {
   for ((seed = 0; seed < runs; ++seed)); do
     "$work/bin/train" --device cuda --data "$data" --seed "$seed" --out "$runs_folder/$seed" "$@" > "$runs_folder/$seed.log" ||
       { tail -5 "$runs_folder/$seed.log"; die "seed $seed failed"; }
-    cp "$runs_folder/$seed/metrics.csv" "$out/metrics-$seed.csv"
+    awk -v seed="$seed" 'NR == 1 && seed == 0 {print "seed," $0} NR > 1 {print seed "," $0}' "$runs_folder/$seed/metrics.csv" \
+      >> "$runs_folder/metrics.csv"
     grep '^epoch' "$runs_folder/$seed.log" | tail -1
   done
   python3 bench/run_figures.py "$runs_folder"/*/metrics.csv | tee "$out/train.txt"
@@ -214,9 +237,11 @@ stage_start() {
 
 stage=${1:-}
 case $stage in
+  local part
   pack) shift; stage_pack "$@" ;;
   build) stage_build ;;
   data) stage_data ;;
   check | tests | sanitize | times | profile | train | start) shift; prepare; "stage_$stage" "$@" ;;
   *) sed -n 's/^# \?//; 2,13p' "$0" >&2; exit 2 ;;
 esac
+  cp "$runs_folder/metrics.csv" "$out/metrics.csv"
