@@ -4,13 +4,13 @@
 #   pack [DATA]             on the machine that has built preset `cuda` (no GPU needed): writes what a bare machine lacks
 #   check                   the device, the tools, whether the programs start
 #   build                   builds there, for its own GPU, from this tree
-#   tests [FILTER]          every suite on the device
-#   sanitize [TOOL...]      memcheck, racecheck, initcheck and synccheck of compute-sanitizer over the table of cases
-#   times TYPE [CASE...]    float32 or bfloat16: cases beside PyTorch's best variant on the same card, in alternation
+#   tests [FILTER]          every suite on the device, in processes that a fault of the device does not outlive
+#   sanitize [TOOL]         memcheck, racecheck, initcheck or synccheck of compute-sanitizer over the table of cases
+#   times TYPE [CASE...]    float32 or bfloat16: cases beside PyTorch's best variant on the same card; a call has time for about four
 #   profile TYPE [CASE...]  Nsight Compute's figures of the kernels that take the most time
 #   data                    gathers the carried parts of CIFAR-10
 #   train RUNS [OPTION...]  trains with seeds 0, 1, ... and prints mean and standard error
-#   start                   seconds from process start to the end of one training step
+#   start                   seconds from process start to the first training step
 # Results go to $OUT, or to build/gpu/out where it is not set. Files of other stages are kept in $DATTN_GPU (/tmp/dattn-gpu).
 #
 # On a bare machine (CUDA toolkit, cuDNN, python3 with PyTorch 2.11 or later, g++, CMake, Ninja; nothing can be fetched) a
@@ -32,8 +32,7 @@ out=${OUT:-$packed/out}
 programs=(train eval bench dattn_cuda_tests)
 packages=(libfmt-dev libeigen3-dev nlohmann-json3-dev libhwy-dev libopenblas-pthread-dev libcli11-dev libstb-dev
           libcurl4-openssl-dev libarchive-dev libssl-dev libgtest-dev libfmt9 libhwy1 libopenblas0-pthread libgfortran5)
-layers=(dattention_seed dattention_seed_table dattention_15x15 dattention_7x7 dattention_stride4 dattention_256px_stride8)
-networks=(dattn_cnn dattn_cnn_2000)
+shards=24  # processes of `tests`
 
 die() {
   echo "gpu.sh: $*" >&2
@@ -75,6 +74,7 @@ stage_pack() {
 }
 
 # --- what every other stage begins with ---
+
 # unpack FILE FOLDER
 unpack() {
   if command -v xz > /dev/null; then
@@ -84,19 +84,20 @@ unpack() {
   fi
 }
 
-
 # Folders with the libraries that the programs name and the system does not find by itself.
 library_path() {
-  local path=$work/lib:$work/packages/usr/lib/x86_64-linux-gnu name file
+  local path=$work/lib:$work/packages/usr/lib/x86_64-linux-gnu name file python
+  python=$(python3 -c 'import sys; print(sys.prefix)')/lib
   for name in $(LD_LIBRARY_PATH=$path ldd "${programs[@]/#/$work/bin/}" | awk '/not found/ {print $1}' | sort -u); do
-    file=$(find /usr/local/cuda*/ /usr/lib /opt /usr/local/lib -name "$name" -print -quit 2> /dev/null || true)
+    file=$(find /usr/local/cuda*/ /usr/lib /opt /usr/local/lib "$python" -name "$name" -print -quit 2> /dev/null || true)
     [ -n "$file" ] || die "the programs need $name, which this machine does not have"
     path=$path:$(dirname "$file")
   done
   echo "$path"
 }
 
-# Makes the programs ready in $work/bin: carried, from an earlier call, or built.
+# Makes the programs ready in $work/bin: carried, from an earlier call, or built; and in $work/run what starts them. The
+# carried libraries are for them alone, not for the machine's own tools.
 prepare() {
   mkdir -p "$work" "$out"
   if [ -f "$packed/programs.tar.xz" ]; then
@@ -109,18 +110,17 @@ prepare() {
   elif [ ! -x "$work/bin/train" ]; then
     if [ -x build/cuda/bin/train ]; then ln -sfn "$PWD/build/cuda/bin" "$work/bin"; else stage_build; fi
   fi
-  export LD_LIBRARY_PATH
-  LD_LIBRARY_PATH=$(library_path)${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+  local program
+  libraries=$(library_path)${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+  mkdir -p "$work/run"
+  for program in "${programs[@]}"; do
+    printf '#!/bin/bash\nexport LD_LIBRARY_PATH=%q\nexec %q "$@"\n' "$libraries" "$work/bin/$program" > "$work/run/$program"
+    chmod +x "$work/run/$program"
+  done
 }
 
 # --- stages ---
 
-stage_build() {
-  mkdir -p "$work/packages" "$out"
-  [ ! -f "$packed/packages.tar.xz" ] || unpack "$packed/packages.tar.xz" "$work/packages"
-  local libraries=$work/packages/usr/lib/x86_64-linux-gnu cudnn
-  mapfile -t cudnn < <(cudnn_of_python)
-  cmake -S . -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DDATTN_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native \
 # Where cuDNN lies that PyTorch has brought, as options of CMake; nothing where there is none.
 cudnn_of_python() {
   local folder
@@ -129,6 +129,12 @@ cudnn_of_python() {
     printf '%s\n' "-DDATTN_CUDNN_INCLUDE=$folder/include" "-DDATTN_CUDNN_LIBRARY=$folder/lib/libcudnn.so.9"
 }
 
+stage_build() {
+  mkdir -p "$work/packages" "$out"
+  [ ! -f "$packed/packages.tar.xz" ] || unpack "$packed/packages.tar.xz" "$work/packages"
+  local libraries=$work/packages/usr/lib/x86_64-linux-gnu cudnn
+  mapfile -t cudnn < <(cudnn_of_python)
+  cmake -S . -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DDATTN_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native \
     -DCMAKE_PREFIX_PATH="$work/packages/usr" -DCMAKE_LIBRARY_ARCHITECTURE=x86_64-linux-gnu "${cudnn[@]}" \
     -DCMAKE_EXE_LINKER_FLAGS="-Wl,-rpath-link,$libraries,--allow-shlib-undefined" > "$out/configure.log" ||
     { tail -20 "$out/configure.log"; die "CMake failed"; }
@@ -139,41 +145,70 @@ cudnn_of_python() {
 }
 
 stage_check() {
-  nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total,clocks.sm,clocks.mem --format=csv
+  nvidia-smi --query-gpu=name,compute_cap,driver_version,persistence_mode,memory.total,clocks.sm,clocks.mem --format=csv
   for tool in nvcc ncu compute-sanitizer cmake ninja g++ python3; do printf '%-18s %s\n' "$tool" "$(command -v $tool || echo missing)"; done
   python3 -c 'import torch; print("torch", torch.__version__, torch.cuda.get_device_name(0))' || true
-  ldd "${programs[@]/#/$work/bin/}" | grep 'not found' || true
-  "$work/bin/bench" --device cuda --case conv_24_64_31
+  LD_LIBRARY_PATH=$libraries ldd "${programs[@]/#/$work/bin/}" | grep 'not found' || true
+  LD_LIBRARY_PATH=$libraries ldd "$work/bin/bench" | grep cudnn || echo 'the programs are without cuDNN: convolutions by own kernels'
+  "$work/run/bench" --device cuda --case conv_24_64_31
 }
 
+# Names of the tests that a filter leaves and a shard runs: every $shards-th of the list.
+tests_of_shard() {  # FILTER SHARD
+  "$work/run/dattn_cuda_tests" --gtest_filter="$1" --gtest_list_tests |
+    awk -v shards="$shards" -v shard="$2" '/^[^ ]+\.( |$)/ {suite = $1}
+      /^  / && suite $1 !~ /DISABLED_/ && n++ % shards == shard {print suite $1}'
+}
+
+# After a fault of the device everything else in the process fails too: so there are many processes, and the tests of one
+# that fails run again alone, with launches that are waited for.
 stage_tests() {
-  timeout 570 "$work/bin/dattn_cuda_tests" --gtest_filter="${1:-*}" --gtest_brief=1 --gtest_output="json:$out/tests.json" 2>&1 |
-    tee "$out/tests.log"
+  local filter=${1:-*} shard failed=() tests
+  : > "$out/tests.log"
+  for ((shard = 0; shard < shards; ++shard)); do
+    GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$shard timeout $((SECONDS < 480 ? 480 - SECONDS : 1)) \
+      "$work/run/dattn_cuda_tests" --gtest_filter="$filter" --gtest_brief=1 2>&1 | tee -a "$out/tests.log" || failed+=("$shard")
+  done
+  for shard in "${failed[@]}"; do
+    echo "== shard $shard has failed; its tests one by one:" | tee -a "$out/tests.log"
+    mapfile -t tests < <(tests_of_shard "$filter" "$shard")
+    for test in "${tests[@]}"; do
+      ((SECONDS < 570)) || die "no time is left; $out/tests.log has what failed so far"
+      CUDA_LAUNCH_BLOCKING=1 timeout $((571 - SECONDS)) "$work/run/dattn_cuda_tests" --gtest_filter="$test" --gtest_brief=1 \
+        > "$work/test.log" 2>&1 || { echo "FAILED alone: $test"; cat "$work/test.log"; } | tee -a "$out/tests.log"
+    done
+  done
+  [ ${#failed[@]} = 0 ] || die "${#failed[@]} of $shards shards have failed; $out/tests.log says which tests do alone"
 }
 
-# Without the pool every tensor is a block of the driver's, whose ends and contents the tools know.
+# Without the pool every tensor is a block of the driver's, whose ends and contents the tools know. Kernels of the libraries
+# are left out, except where the tool has to see what they write.
 stage_sanitize() {
-  [ $# -gt 0 ] || set -- memcheck racecheck initcheck synccheck
-  local failed=0
-  for tool in "$@"; do
-    echo "== $tool"
-    DATTN_CUDA_NO_CACHING=1 timeout $((540 / $#)) compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 20 --log-file "$out/$tool.log" \
-      "$work/bin/dattn_cuda_tests" --gtest_filter='Cuda/Float.*:Cuda/Bfloat16.*:CudaStepGraph.*' --gtest_brief=1 | tail -3 || failed=1
-    tail -1 "$out/$tool.log" || true
-  done
-  return $failed
+  local tool=${1:-memcheck} only=()
+  case $tool in
+    memcheck | racecheck | synccheck)
+      only=(--kernel-name kns=dattn)
+      compute-sanitizer --help | grep -e --kernel-name > /dev/null || only=(--kernel-regex kns=dattn) ;;
+    initcheck) ;;
+    *) die "sanitize: expected memcheck, racecheck, initcheck or synccheck, found '$tool'" ;;
+  esac
+  DATTN_CUDA_NO_CACHING=1 timeout 570 compute-sanitizer --tool "$tool" "${only[@]}" --target-processes all --error-exitcode 9 \
+    --print-limit 20 --log-file "$out/$tool.log" "$work/run/dattn_cuda_tests" \
+    --gtest_filter='Cuda/Float.*:Cuda/Bfloat16.*:CudaStepGraph.*' --gtest_brief=1 | tail -3 ||
+    { tail -1 "$out/$tool.log"; die "$tool has found errors, or the tests have failed, or the time was short: $out/$tool.log"; }
+  tail -1 "$out/$tool.log"
 }
 
 stage_times() {
   local precision=${1:?gpu.sh: times float32|bfloat16 [CASE...]} calls=30
   shift
-  [ $# -gt 0 ] || set -- "${layers[@]}" "${networks[@]}"
-  [ "$*" != dattention_1024px_stride8 ] || calls=1  # which takes seconds, and is not among those by default
+  [ $# -gt 0 ] || set -- dattention_seed dattention_15x15 dattn_cnn
+  [ "$*" != dattention_1024px_stride8 ] || calls=1  # which takes seconds
   mkdir -p "$work/peer"
   printf '#!/bin/sh\nexec python3 "$@"\n' > "$work/peer/torch-python"
   chmod +x "$work/peer/torch-python"
   export TORCHINDUCTOR_CACHE_DIR=$work/inductor
-  timeout 580 python3 bench/against_torch.py "$work/bin/bench" "$work/peer" --device cuda --precision "$precision" --rounds 1 --calls "$calls" \
+  timeout 580 python3 bench/against_torch.py "$work/run/bench" "$work/peer" --device cuda --precision "$precision" --rounds 1 --calls "$calls" \
     --raw "$out/times-$precision.jsonl" "${@/#/--case=}"
 }
 
@@ -182,14 +217,15 @@ stage_profile() {
   shift
   [ $# -gt 0 ] || set -- dattention_seed dattention_seed_table dattention_15x15 dattn_cnn
   for case in "$@"; do
-    timeout $((560 / $#)) ncu --clock-control none --csv --page raw --target-processes all \
+    timeout $((560 / $#)) ncu --profile-from-start off --clock-control none --csv --page raw --target-processes all \
       --section SpeedOfLight --section ComputeWorkloadAnalysis --section Occupancy --section LaunchStats \
-      "$work/bin/bench" --device cuda --precision "$precision" --case "$case" --rounds 1 --json > "$out/ncu-$precision-$case.csv" || true
-    python3 bench/kernel_figures.py "$out/ncu-$precision-$case.csv"
+      "$work/run/bench" --device cuda --precision "$precision" --case "$case" --profile > "$out/ncu-$precision-$case.csv" || true
+    python3 bench/kernel_figures.py "$out/ncu-$precision-$case.csv" || true
   done
 }
 
 stage_data() {
+  local part
   mkdir -p "$work/data"
   for part in "$packed"/data-*.tar.xz; do
     [ -f "$part" ] || die "data: no $packed/data-*.tar.xz here (bench/gpu.sh pack DATA writes them)"
@@ -217,31 +253,52 @@ stage_train() {
   local runs_folder
   runs_folder=$(mktemp -d "$work/runs.XXXX")
   for ((seed = 0; seed < runs; ++seed)); do
-    "$work/bin/train" --device cuda --data "$data" --seed "$seed" --out "$runs_folder/$seed" "$@" > "$runs_folder/$seed.log" ||
+    "$work/run/train" --device cuda --data "$data" --seed "$seed" --out "$runs_folder/$seed" "$@" > "$runs_folder/$seed.log" ||
       { tail -5 "$runs_folder/$seed.log"; die "seed $seed failed"; }
     awk -v seed="$seed" 'NR == 1 && seed == 0 {print "seed," $0} NR > 1 {print seed "," $0}' "$runs_folder/$seed/metrics.csv" \
       >> "$runs_folder/metrics.csv"
     grep '^epoch' "$runs_folder/$seed.log" | tail -1
   done
+  cp "$runs_folder/metrics.csv" "$out/metrics.csv"
   python3 bench/run_figures.py "$runs_folder"/*/metrics.csv | tee "$out/train.txt"
 }
 
+# Keeps a context open, without which a driver that is not persistent starts the device anew for every process.
+hold_device() {
+  exec python3 -c '
+import ctypes, sys, time
+driver, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
+failed = driver.cuInit(0) or driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0)
+if failed: sys.exit(f"the driver gives no context: error {failed}")
+print("held", flush=True)
+time.sleep(600)'
+}
+
+# The line of the first step is written as soon as the step is done and its sums are read.
 stage_start() {
+  local precision i begin
+  hold_device > "$work/held" &
+  holder=$!
+  trap 'kill "$holder" 2> /dev/null || true' EXIT
+  until [ -s "$work/held" ]; do
+    kill -0 "$holder" 2> /dev/null || die "start: no context could be opened"
+    sleep 0.1
+  done
   for precision in float32 bfloat16; do
     for ((i = 0; i < 3; ++i)); do
-      TIMEFORMAT="$precision: %R s from process start to the end of one step and an evaluation on synthetic images"
-      time "$work/bin/train" --device cuda --precision "$precision" --max-steps 1 --out "$(mktemp -d "$work/runs.XXXX")/run" > /dev/null
+      begin=$(date +%s.%N)
+      "$work/run/train" --device cuda --precision "$precision" --max-steps 1 --out "$(mktemp -d "$work/runs.XXXX")/run" |
+        { grep -m 1 -q 'step 1/' && awk -v begin="$begin" -v end="$(date +%s.%N)" -v precision="$precision" \
+          'BEGIN {printf "%s: %.2f s from process start to the first step on synthetic images\n", precision, end - begin}'; cat > /dev/null; }
     done
   done
 }
 
 stage=${1:-}
 case $stage in
-  local part
   pack) shift; stage_pack "$@" ;;
   build) stage_build ;;
   data) stage_data ;;
   check | tests | sanitize | times | profile | train | start) shift; prepare; "stage_$stage" "$@" ;;
   *) sed -n 's/^# \?//; 2,13p' "$0" >&2; exit 2 ;;
 esac
-  cp "$runs_folder/metrics.csv" "$out/metrics.csv"
