@@ -89,7 +89,9 @@ TEST_F(CudaEvaluate, TakesMoreImagesAtATimeThanTheCpu) {
 TEST_F(CudaEvaluate, CheckpointsAreTheCpusFilesAndLoadOnBoth) {
   const std::string folder = std::filesystem::temp_directory_path() / fmt::format("dattn-cuda-{}", getpid());
   std::filesystem::create_directories(folder);
-  const CheckpointInfo info{{"dattn_cnn", "none", kClasses}, {"a", "b"}, kTinyNormalisation, {}, {}, false};
+  const std::vector<std::string> names{"a", "b", "c", "d", "e", "f", "g"};
+  const auto nothing = nlohmann::json::object();
+  const CheckpointInfo info{{"dattn_cnn", "none", kClasses}, names, kTinyNormalisation, nothing, nothing, false};
   const auto write = [&](const std::string& name, Classifier& model) {
     const auto tensors = model_tensors(model);
     write_checkpoint(folder + name, info, tensors, {}, {{"state", tensors.front().tensor}});
