@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/parallel.h"
+
 namespace dattn {
 
 namespace {
@@ -42,7 +44,7 @@ FlatParameters::FlatParameters(const std::vector<std::vector<NamedParameter>>& g
       Slice slice{name, parameter, elements, elements + parameter.value().elements()};
       check_joins(slice, all);
       const auto aligned = static_cast<std::int64_t>(kAlignment / size_of(parameter.value().dtype()));
-      elements = (slice.end + aligned - 1) / aligned * aligned;
+      elements = round_up(slice.end, aligned);
       all.push_back(std::move(slice));
     }
   }

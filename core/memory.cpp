@@ -58,7 +58,8 @@ struct CachingPool {
   std::array<FreeBlock*, kClasses> free{};
   std::array<FreeBlock*, kClasses> free_scratch{};
   std::array<int, kClasses> scratch_blocks{};  // all there are, free or not
-  LargeBlocks large{usable_memory()};
+  std::size_t most = usable_memory();          // more cannot be backed, whatever addresses the system hands out
+  LargeBlocks large{most};
   PoolStatistics statistics;  // `cached` and `system_requests` without those of large blocks
 
   void hand_out(std::size_t size) {
@@ -104,9 +105,8 @@ void trim(CachingPool& p) {
 // A block of attempt(); where there is none, what lies in the caches is given back first.
 template <typename Attempt>
 void* from_system(CachingPool& p, std::size_t size, const Attempt& attempt) {
-  static const std::size_t most = usable_memory();  // more cannot be backed, whatever addresses the system hands out
   void* block = nullptr;
-  if (size <= most) {
+  if (size <= p.most) {
     block = attempt();
     if (!block) trim(p), block = attempt();
   }

@@ -119,6 +119,14 @@ void take_labels(const ImageSet& set, std::span<const std::int64_t> picks, Tenso
   }
 }
 
+Tensor spread_images(const ImageSet& set, std::int64_t count) {
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(std::min(count, set.count())));
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    rows[i] = static_cast<std::int64_t>(i) * set.count() / static_cast<std::int64_t>(rows.size());
+  }
+  return gather_rows(set.images, rows);
+}
+
 std::pair<ImageSet, ImageSet> holdout(const ImageSet& set, std::int64_t count, std::uint64_t seed) {
   const std::int64_t n = set.count();
   check(count >= 0 && count < n, "holdout: expected 0 to {} of the {} training images, got {}", n - 1, n, count);

@@ -8,7 +8,7 @@
 #include <array>
 
 #include "core/memory.h"
-#include "core/parallel.h"
+#include "core/partial_sums.h"
 #include "core/simd.h"
 #include "layers/layernorm.h"
 
@@ -196,14 +196,14 @@ HWY_INLINE void backward_block(const RowVectors<T, V>& row, const S* dy, const S
   }
 }
 
-// gradient[c] += sum of the partial sums [tiles, width], added in double.
+// gradient[c] += all partial sums from number `first` on, added in double.
 template <typename T>
-void add_partials(const T* partials, std::int64_t tiles, std::int64_t stride, Tensor& gradient) {
+void add_partials(PartialSums<T>& partials, std::int64_t first, Tensor& gradient) {
   const std::int64_t C = gradient.elements();
   Scratch<double> sum(static_cast<std::size_t>(C));
   std::fill_n(sum.data(), C, 0.0);
-  for (std::int64_t t = 0; t < tiles; ++t) {
-    for (std::int64_t c = 0; c < C; ++c) sum.data()[c] += partials[t * stride + c];
+  for (std::int64_t p = 0; p < partials.parts(); ++p) {
+    for (std::int64_t c = 0; c < C; ++c) sum.data()[c] += partials.part(p)[first + c];
   }
   for (std::int64_t c = 0; c < C; ++c) gradient.data<T>()[c] += static_cast<T>(sum.data()[c]);
 }
@@ -213,23 +213,21 @@ void LayerNormBackward(const Tensor& dy, const Tensor& x, const Tensor& w, doubl
   dispatch_activations("layernorm", x.dtype(), [&]<typename S>() HWY_ATTR {
     using T = Exact<S>;
     with_row_vectors<T>(x.size(-1), [&](auto row) HWY_ATTR {
-      const std::int64_t C = row.C, width = row.vectors * row.lanes, tile = layernorm_tile(C),
-                         tiles = tile_count(x.shape().rows(), tile);
-      Scratch<T> scratch(static_cast<std::size_t>((1 + 2 * tiles) * width));
-      T *pw = scratch.data(), *partials = pw + width;  // dw, db of each tile
+      const std::int64_t C = row.C, width = row.vectors * row.lanes;
+      Scratch<T> padded_w(static_cast<std::size_t>(width));
+      T* pw = padded_w.data();
       pad_row(row, w.data<T>(), pw);
       const S *all_dy = dy.data<S>(), *all_x = x.data<S>();
       S* all_dx = dx ? dx.data<S>() : nullptr;
-      parallel_for(x.shape().rows(), tile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-        T *tile_dw = partials + begin / tile * 2 * width, *tile_db = tile_dw + width;
-        std::fill_n(tile_dw, 2 * width, T(0));
+      PartialSums<T> partials(x.shape().rows(), layernorm_tile(C), 2 * width);  // dw, then db
+      partials.gather([&](std::int64_t begin, std::int64_t end, T* sums) HWY_ATTR {
         for_row_blocks<S>(row, end - begin, std::array{all_dy + begin * C, all_x + begin * C},
                           all_dx ? all_dx + begin * C : nullptr,
                           [&](const auto& in, S* pdx, std::int64_t rows)
-                              HWY_ATTR { backward_block(row, in[0], in[1], pw, rows, eps, pdx, tile_dw, tile_db); });
+                              HWY_ATTR { backward_block(row, in[0], in[1], pw, rows, eps, pdx, sums, sums + width); });
       });
-      if (dw) add_partials(partials, tiles, 2 * width, dw);
-      if (db) add_partials(partials + width, tiles, 2 * width, db);
+      if (dw) add_partials(partials, 0, dw);
+      if (db) add_partials(partials, width, db);
     });
   });
 }

@@ -28,17 +28,6 @@ constexpr std::int64_t kWarmUpSteps = 3;  // a device records the third
 constexpr double kEmaDecay = 0.99, kMostSteps = 1e12;
 constexpr const char* kUpdates = "updates";  // the count that Ema keeps among its tensors
 
-// So many images of a set, evenly spaced, as folders have theirs class by class.
-Tensor spread_images(const Tensor& images, std::int64_t count) {
-  count = std::min(count, images.size(0));
-  Tensor chosen = Tensor::empty(images.shape().with(0, count), images.dtype());
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::int64_t from = i * images.size(0) / count;
-    chosen.slice(i, i + 1).copy_from(images.slice(from, from + 1));
-  }
-  return chosen;
-}
-
 std::string percent(double fraction) { return fmt::format("{:.2f} %", 100 * fraction); }
 
 }  // namespace
@@ -101,7 +90,7 @@ void Trainer::build() {
 void Trainer::make_network() {
   Random random(options_.seed, Purpose::init);
   model_ = make_model(model_options(options_, data_.train.classes()), random);
-  model_->init_from_data(normalise(spread_images(data_.train.images, kWhiteningImages), data_.normalisation));
+  model_->init_from_data(normalise(spread_images(data_.train, kWhiteningImages), data_.normalisation));
   move_to(*model_, device_);
   recipe_ = make_recipe(options_, plan_, *model_, total_steps_, steps_per_epoch_);
   if (options_.ema)
