@@ -119,12 +119,11 @@ void take_labels(const ImageSet& set, std::span<const std::int64_t> picks, Tenso
   }
 }
 
-Tensor spread_images(const ImageSet& set, std::int64_t count) {
-  std::vector<std::int64_t> rows(static_cast<std::size_t>(std::min(count, set.count())));
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    rows[i] = static_cast<std::int64_t>(i) * set.count() / static_cast<std::int64_t>(rows.size());
-  }
-  return gather_rows(set.images, rows);
+Tensor draw_images(const ImageSet& set, std::int64_t count, std::uint64_t seed) {
+  std::vector<std::int64_t> order(static_cast<std::size_t>(set.count()));
+  permute(Random(seed, Purpose::shuffle, 0, 2), order);
+  order.resize(static_cast<std::size_t>(std::min(count, set.count())));
+  return gather_rows(set.images, order);
 }
 
 std::pair<ImageSet, ImageSet> holdout(const ImageSet& set, std::int64_t count, std::uint64_t seed) {

@@ -52,9 +52,9 @@ Normalisation channel_statistics(const Tensor& images);
 /// labels [picks] = those of the picked images. Error where one is not among the classes.
 void take_labels(const ImageSet& set, std::span<const std::int64_t> picks, Tensor& labels);
 
-/// `count` images uint8 [count,H,W,3] of a set, or all where it has fewer: evenly spaced, as folders have theirs class
-/// by class.
-Tensor spread_images(const ImageSet& set, std::int64_t count);
+/// `count` images uint8 [count,H,W,3] of a set, chosen by the seed, or all where it has fewer. In a set whose classes
+/// come one after the other or in turn, the first images, or every second one, would miss some.
+Tensor draw_images(const ImageSet& set, std::int64_t count, std::uint64_t seed);
 
 /// Splits off `count` images, chosen by the seed: {the others, the chosen}, disjoint, both in their old order.
 std::pair<ImageSet, ImageSet> holdout(const ImageSet& set, std::int64_t count, std::uint64_t seed);

@@ -205,6 +205,27 @@ TEST(ImageSets, HoldoutIsDisjointAndSeeded) {
   EXPECT_EQ(error_text([&] { holdout(set, 50, 7); }), "holdout: expected 0 to 49 of the 50 training images, got 50");
 }
 
+TEST(ImageSets, DrawnImagesAreSeededAndOfEveryKind) {
+  ImageSet set{Tensor::empty({50, 1, 1, 3}, Dtype::uint8), Tensor::zeros({50}, Dtype::int64), {"a"}};
+  for (std::int64_t i = 0; i < 150; ++i) set.images.data<std::uint8_t>()[i] = static_cast<std::uint8_t>(i / 3);
+  const auto indices = [&](std::int64_t count, std::uint64_t seed) {
+    const Tensor drawn = draw_images(set, count, seed);
+    std::vector<int> found;
+    for (std::int64_t i = 0; i < drawn.size(0); ++i) found.push_back(drawn.data<std::uint8_t>()[3 * i]);
+    std::ranges::sort(found);
+    return found;
+  };
+  const auto some = indices(20, 7);
+  EXPECT_EQ(some.size(), 20u);
+  EXPECT_EQ(std::ranges::adjacent_find(some), some.end());  // none twice
+  EXPECT_EQ(indices(20, 7), some);
+  EXPECT_NE(indices(20, 8), some);
+  const auto odd = std::ranges::count_if(some, [](int i) { return i % 2 == 1; });
+  const auto late = std::ranges::count_if(some, [](int i) { return i >= 25; });
+  EXPECT_TRUE(odd > 0 && odd < 20 && late > 0 && late < 20) << odd << " odd, " << late << " late";
+  EXPECT_EQ(indices(60, 7).size(), 50u);
+}
+
 TEST(ImageSets, StatisticsOfAChannelThatNeverChanges) {
   Tensor images = Tensor::full({2, 2, 2, 3}, 51, Dtype::uint8);
   images.data<std::uint8_t>()[1] = 255;

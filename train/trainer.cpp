@@ -90,7 +90,7 @@ void Trainer::build() {
 void Trainer::make_network() {
   Random random(options_.seed, Purpose::init);
   model_ = make_model(model_options(options_, data_.train.classes()), random);
-  model_->init_from_data(normalise(spread_images(data_.train, kWhiteningImages), data_.normalisation));
+  model_->init_from_data(normalise(draw_images(data_.train, kWhiteningImages, options_.seed), data_.normalisation));
   move_to(*model_, device_);
   recipe_ = make_recipe(options_, plan_, *model_, total_steps_, steps_per_epoch_);
   if (options_.ema)
