@@ -94,7 +94,7 @@ void backward(const Tensor& y, Tensor dy) {
     heap.pop_back();
     const auto node = std::move(slot->node);  // frees the saved tensors at the end of this turn
     const Tensor grad = std::move(slot->grad);
-    slot->again = Tensor();
+    slot->recomputed = Tensor();
     node->backward(grad);
   }
 }

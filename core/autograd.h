@@ -20,7 +20,7 @@ struct GradSlot {
   std::uint64_t number = 0;
   Tensor grad;                 ///< the sum over the consumers that have run
   std::shared_ptr<Node> node;  ///< the operation that made the tensor, until it has run
-  Tensor again;                ///< the tensor made again for its consumers (core/saved.h), until the operation runs
+  Tensor recomputed;           ///< the tensor recomputed for its consumers (core/saved.h), until the operation runs
   bool leaf = false;           ///< a tracked input: made by no operation, keeps its gradient
 };
 
@@ -36,10 +36,10 @@ struct Node {
   /// place.
   virtual void backward(const Tensor& dy) = 0;
 
-  /// How many sweeps over memory again() takes; 0 where the node cannot make its output, or not as cheaply as that.
-  virtual int sweeps() const { return 0; }
+  /// How many sweeps over memory recompute() takes; 0 where the node cannot make its output, or not as cheaply as that.
+  virtual int recompute_sweeps() const { return 0; }
   /// The output once more, bit for bit, from what the node keeps for backward.
-  virtual Tensor again() const { return {}; }
+  virtual Tensor recompute() const { return {}; }
 
   /// Whether input i (in record()'s order) wants a gradient.
   bool needs(std::size_t i) const { return inputs[i] != nullptr; }

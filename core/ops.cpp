@@ -104,11 +104,11 @@ Tensor scale(const Tensor& x, double factor) {
 namespace {
 struct CastNode : Node {
   Dtype before = Dtype::float32, after = Dtype::float32;
-  Saved x;  // only where it is made again
+  Saved x;  // only where it is recomputed
   const char* name() const override { return "cast"; }
   void backward(const Tensor& dy) override { give(0, dy.to(before)); }
-  int sweeps() const override { return x.sweeps() > 0 ? x.sweeps() + 1 : 0; }
-  Tensor again() const override { return x.get().to(after); }
+  int recompute_sweeps() const override { return x.recompute_sweeps() > 0 ? x.recompute_sweeps() + 1 : 0; }
+  Tensor recompute() const override { return x.get().to(after); }
 };
 }  // namespace
 
@@ -119,7 +119,7 @@ Tensor cast(const Tensor& x, Dtype dtype) {
   if (x.dtype() == dtype) return x;
   return record<CastNode>(x.to(dtype), {x}, {}, [&](CastNode& node) {
     node.before = x.dtype(), node.after = dtype;
-    if (const Saved saved(x); saved.sweeps() > 0) node.x = saved;
+    if (const Saved saved(x); saved.recompute_sweeps() > 0) node.x = saved;
   });
 }
 
@@ -227,18 +227,18 @@ Tensor mean(const Tensor& x, int dim) {
 namespace {
 struct ReshapeNode : Node {
   Shape before, after;
-  Saved x;  // only where it is made again
+  Saved x;  // only where it is recomputed
   const char* name() const override { return "reshape"; }
   void backward(const Tensor& dy) override { give(0, dy.view(before)); }
-  int sweeps() const override { return x.sweeps(); }
-  Tensor again() const override { return x.get().view(after); }
+  int recompute_sweeps() const override { return x.recompute_sweeps(); }
+  Tensor recompute() const override { return x.get().view(after); }
 };
 }  // namespace
 
 Tensor reshape(const Tensor& x, const Shape& shape) {
   return record<ReshapeNode>(x.view(shape), {x}, {}, [&](ReshapeNode& node) {
     node.before = x.shape(), node.after = shape;
-    if (const Saved saved(x); saved.sweeps() > 0) node.x = saved;
+    if (const Saved saved(x); saved.recompute_sweeps() > 0) node.x = saved;
   });
 }
 

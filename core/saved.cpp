@@ -7,7 +7,7 @@ namespace dattn {
 
 namespace {
 
-// Longer chains would hold more than they save while they are made again.
+// Longer chains would hold more than they save while they are recomputed.
 constexpr int kMostSweeps = 4;
 
 constexpr std::size_t kNever = std::numeric_limits<std::size_t>::max();
@@ -18,8 +18,8 @@ struct {
 }  // namespace
 
 Saved::Saved(const Tensor& x) : x_(x.detach()) {
-  if (!x.slot() || !x.slot()->node || !worth_making_again(x)) return;
-  sweeps_ = x.slot()->node->sweeps();
+  if (!x.slot() || !x.slot()->node || !worth_recomputing(x)) return;
+  sweeps_ = x.slot()->node->recompute_sweeps();
   if (sweeps_ == 0 || sweeps_ > kMostSweeps) return;
   maker_ = x.slot();
   x_ = Tensor();
@@ -28,18 +28,18 @@ Saved::Saved(const Tensor& x) : x_(x.detach()) {
 Tensor Saved::get() const {
   if (!maker_) return x_;
   check(maker_->node != nullptr, "backward: this graph has run already, and what it had saved is released");
-  if (!maker_->again) maker_->again = maker_->node->again();
-  return maker_->again;
+  if (!maker_->recomputed) maker_->recomputed = maker_->node->recompute();
+  return maker_->recomputed;
 }
 
-bool worth_making_again(const Tensor& x) {
+bool worth_recomputing(const Tensor& x) {
   return x.bytes() > (x.device() == Device::cpu ? worth_above.cpu : worth_above.cuda);
 }
 
-MakeAgainAbove::MakeAgainAbove(std::size_t bytes) : cpu_(worth_above.cpu), cuda_(worth_above.cuda) {
+RecomputeAbove::RecomputeAbove(std::size_t bytes) : cpu_(worth_above.cpu), cuda_(worth_above.cuda) {
   worth_above = {bytes, bytes};
 }
 
-MakeAgainAbove::~MakeAgainAbove() { worth_above = {cpu_, cuda_}; }
+RecomputeAbove::~RecomputeAbove() { worth_above = {cpu_, cuda_}; }
 
 }  // namespace dattn

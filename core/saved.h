@@ -1,4 +1,4 @@
-// What an operation keeps of its inputs for backward: their elements, or for a large map that can be made again in a
+// What an operation keeps of its inputs for backward: their elements, or for a large map that can be recomputed in a
 // few sweeps over memory, only who makes it.
 #pragma once
 
@@ -9,9 +9,10 @@
 
 namespace dattn {
 
-/// An input of an operation as its node keeps it. A map that is worth it, and whose node can make it again from what
-/// that keeps anyway (Node::sweeps()), is not kept: get() asks its node. That is still there, since all consumers of a
-/// map run backward before its maker does. What is made again serves every consumer that asks, until the maker's turn.
+/// An input of an operation as its node keeps it. A map that is worth it, and whose node can recompute it from what
+/// that keeps anyway (Node::recompute_sweeps()), is not kept: get() asks its node. That is still there, since all
+/// consumers of a map run backward before its maker does. What is recomputed serves every consumer that asks, until the
+/// maker's turn.
 class Saved {
  public:
   Saved() = default;
@@ -20,7 +21,7 @@ class Saved {
   /// The elements, without the graph.
   Tensor get() const;
   /// How many sweeps over memory get() takes; 0 where the elements are kept.
-  int sweeps() const { return maker_ ? sweeps_ : 0; }
+  int recompute_sweeps() const { return maker_ ? sweeps_ : 0; }
 
  private:
   Tensor x_;
@@ -28,17 +29,17 @@ class Saved {
   int sweeps_ = 0;
 };
 
-/// Whether a tensor's memory is worth computing it again: on the CPU that of maps beyond 16 MiB; smaller ones stay in
+/// Whether a tensor's memory is worth recomputing it: on the CPU that of maps beyond 16 MiB; smaller ones stay in
 /// caches and cost little memory. On a GPU none is, unless a test asks.
-bool worth_making_again(const Tensor& x);
+bool worth_recomputing(const Tensor& x);
 
 /// For tests: while one lives, tensors above `bytes` are worth it on every device.
-class MakeAgainAbove {
+class RecomputeAbove {
  public:
-  explicit MakeAgainAbove(std::size_t bytes);
-  ~MakeAgainAbove();
-  MakeAgainAbove(const MakeAgainAbove&) = delete;
-  MakeAgainAbove& operator=(const MakeAgainAbove&) = delete;
+  explicit RecomputeAbove(std::size_t bytes);
+  ~RecomputeAbove();
+  RecomputeAbove(const RecomputeAbove&) = delete;
+  RecomputeAbove& operator=(const RecomputeAbove&) = delete;
 
  private:
   std::size_t cpu_, cuda_;

@@ -24,8 +24,8 @@ struct ActivationNode : Node {
     activation_backward(kind, dy, saved.get(), dx);
     give(0, std::move(dx));
   }
-  int sweeps() const override { return saves_output(kind) ? 0 : saved.sweeps() + 1; }
-  Tensor again() const override { return activated(kind, saved.get()); }
+  int recompute_sweeps() const override { return saves_output(kind) ? 0 : saved.recompute_sweeps() + 1; }
+  Tensor recompute() const override { return activated(kind, saved.get()); }
 };
 
 Tensor activate(Activation kind, const Tensor& x) {

@@ -22,8 +22,8 @@ struct BatchNormNode : Node {
   Parameter weight, bias;
   double eps = 0;
 
-  int sweeps() const override { return x.sweeps() + 1; }
-  Tensor again() const override { return forward(x.get(), mean, var, weight, bias, eps); }
+  int recompute_sweeps() const override { return x.recompute_sweeps() + 1; }
+  Tensor recompute() const override { return forward(x.get(), mean, var, weight, bias, eps); }
 
   // Adds the gradients of the parameters from the sums over the batch.
   void add_parameter_gradients(const Tensor& sum_dy, const Tensor& sum_dy_xhat) {

@@ -38,8 +38,8 @@ struct BatchNormGeluNode : Node {
     batchnorm_gelu_backward(dy, input, mean, var, weight.value(), bias.value(), eps, sum_dz, sum_dz_xhat, dx);
     give(0, std::move(dx));
   }
-  int sweeps() const override { return x.sweeps() + 1; }
-  Tensor again() const override { return forward(x.get(), mean, var, weight, bias, eps); }
+  int recompute_sweeps() const override { return x.recompute_sweeps() + 1; }
+  Tensor recompute() const override { return forward(x.get(), mean, var, weight, bias, eps); }
 };
 
 }  // namespace

@@ -44,9 +44,9 @@ std::int64_t products(const Tensor& w) { return w.size(1) * w.size(2) * w.size(3
 constexpr std::int64_t kFewProducts = 16;
 
 struct Conv2dNode : Node {
-  Saved x;       // only where the filters are trained or the output is made again
-  Saved addend;  // only where the output is made again
-  bool made_again = false;
+  Saved x;       // only where the filters are trained or the output is recomputed
+  Saved addend;  // only where the output is recomputed
+  bool recomputes = false;
   Parameter weight, bias;
   Conv2dOptions options;
   Shape x_shape, y_shape;
@@ -63,8 +63,10 @@ struct Conv2dNode : Node {
     if (bias.trainable()) bias_backward(dy, bias.grad());
     if (inputs.size() > 1) give(1, dy);  // an addend
   }
-  int sweeps() const override { return made_again ? x.sweeps() + addend.sweeps() + 1 : 0; }
-  Tensor again() const override {
+  int recompute_sweeps() const override {
+    return recomputes ? x.recompute_sweeps() + addend.recompute_sweeps() + 1 : 0;
+  }
+  Tensor recompute() const override {
     const Tensor input = x.get();
     Tensor y = Tensor::empty(y_shape, input.dtype(), input.device());
     forward(kind, input, weight.value(), bias ? bias.value() : Tensor(), addend.get(), options, y);
@@ -72,11 +74,11 @@ struct Conv2dNode : Node {
   }
 };
 
-// Whether y is made again: by few products, from an x that is kept anyway or is small beside it, and from an addend
-// that is made again itself.
-bool can_make_again(const Tensor& y, const Tensor& x, const Parameter& weight, const Tensor& addend) {
-  return worth_making_again(y) && products(weight.value()) <= kFewProducts &&
-         (weight.trainable() || 4 * x.bytes() <= y.bytes()) && (!addend || Saved(addend).sweeps() > 0);
+// Whether y is recomputed: by few products, from an x that is kept anyway or is small beside it, and from an addend
+// that is recomputed itself.
+bool can_recompute(const Tensor& y, const Tensor& x, const Parameter& weight, const Tensor& addend) {
+  return worth_recomputing(y) && products(weight.value()) <= kFewProducts &&
+         (weight.trainable() || 4 * x.bytes() <= y.bytes()) && (!addend || Saved(addend).recompute_sweeps() > 0);
 }
 
 std::string shapes_of(const Tensor& x, const Tensor& w) { return fmt::format("(x {}, w {})", x.shape(), w.shape()); }
@@ -144,10 +146,10 @@ Tensor apply(const Tensor& x, const Parameter& weight, const Parameter& bias, co
   }
   forward(kind, x, w, bias ? bias.value() : Tensor(), addend, options, y);
   const Tensor inputs[] = {x, addend};
-  const auto fill = [&, made_again = can_make_again(y, x, weight, addend), y_shape = y.shape()](Conv2dNode& node) {
-    if (weight.trainable() || made_again) node.x = x;
-    if (made_again && addend) node.addend = addend;
-    node.made_again = made_again;
+  const auto fill = [&, recomputes = can_recompute(y, x, weight, addend), y_shape = y.shape()](Conv2dNode& node) {
+    if (weight.trainable() || recomputes) node.x = x;
+    if (recomputes && addend) node.addend = addend;
+    node.recomputes = recomputes;
     node.weight = weight, node.bias = bias, node.options = options;
     node.x_shape = x.shape(), node.y_shape = y_shape, node.kind = kind;
   };

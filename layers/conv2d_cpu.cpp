@@ -10,10 +10,10 @@
 #include "core/parallel.h"
 #include "core/simd.h"
 #include "layers/conv2d.h"
-#include "layers/conv2d_block-inl.h"
+#include "layers/conv2d_bfloat16.h"
 #include "layers/conv2d_few_pixels.h"
 #include "layers/conv2d_taps.h"
-#include "layers/conv2d_tiles.h"
+#include "layers/multiply_block-inl.h"
 #include "layers/winograd.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -267,13 +267,13 @@ void direct_backward_data(const Tensor& dy, const Tensor& w, const Conv2dOptions
   HWY_DYNAMIC_DISPATCH(Conv2dBackwardData)(dy, w, o, dx);
 }
 void forward_cpu(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y) {
-  if (tiles_suit(x, w, o)) return tiles_forward(x, w, b, y);
+  if (conv2d_bfloat16_suits(x, w, o)) return conv2d_bfloat16_forward(x, w, b, y);
   if (winograd_suits(w, o, x.shape(), y.shape())) return winograd_forward(x, w, b, o, y);
   if (few_pixels_suit(w, o, y.shape())) return few_pixels_forward(x, w, b, o, y);
   call_in_float32(direct_forward, x, w, b, o, y);
 }
 void backward_data_cpu(const Tensor& dy, const Tensor& w, const Conv2dOptions& o, Tensor& dx) {
-  if (tiles_suit(dy, w, o)) return tiles_backward_data(dy, w, dx);
+  if (conv2d_bfloat16_suits(dy, w, o)) return conv2d_bfloat16_backward_data(dy, w, dx);
   if (winograd_suits(w, o, dy.shape(), dx.shape())) return winograd_backward_data(dy, w, o, dx);
   call_in_float32(direct_backward_data, dy, w, o, dx);
 }

@@ -11,8 +11,8 @@
 #include "core/partial_sums.h"
 #include "core/simd.h"
 #include "layers/conv2d.h"
-#include "layers/conv2d_block-inl.h"
-#include "layers/conv2d_tiles.h"
+#include "layers/conv2d_bfloat16.h"
+#include "layers/multiply_block-inl.h"
 #include "layers/winograd.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -222,7 +222,7 @@ void direct_backward_filter(const Tensor& dy, const Tensor& x, const Conv2dOptio
   HWY_DYNAMIC_DISPATCH(Conv2dBackwardFilter)(dy, x, o, dw);
 }
 void backward_filter_cpu(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {
-  if (tiles_suit(x, dw, o)) return tiles_backward_filter(dy, x, dw);
+  if (conv2d_bfloat16_suits(x, dw, o)) return conv2d_bfloat16_backward_filter(dy, x, dw);
   if (winograd_suits(dw, o, x.shape(), dy.shape())) return winograd_backward_filter(dy, x, o, dw);
   call_in_float32(direct_backward_filter, dy, x, o, dw);
 }

@@ -2,7 +2,7 @@
 #include "layers/conv2d_max_pool.h"
 
 #include "core/saved.h"
-#include "layers/conv2d_tiles.h"
+#include "layers/conv2d_bfloat16.h"
 #include "layers/linear.h"
 #include "layers/pool2d.h"
 #include "layers/winograd.h"
@@ -49,7 +49,7 @@ void two_steps_forward(const Tensor& x, const Tensor& w, const Tensor& b, const 
 
 // Maxima are of unrounded numbers: rounding would make ties.
 void forward_cpu(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o, Tensor& y, Tensor& taps) {
-  if (tiles_suit(x, w, o)) return tiles_pool_forward(x, w, b, y, taps);
+  if (conv2d_bfloat16_suits(x, w, o)) return conv2d_bfloat16_pool_forward(x, w, b, y, taps);
   const bool winograd = o.padding == 1 && winograd_suits(w, o, x.shape(), convolved_shape(x, w, o));
   if (winograd) return winograd_pool_forward(x, w, b, y, taps);
   call_in_float32(two_steps_forward, x, w, b, o, y, taps);
@@ -57,9 +57,9 @@ void forward_cpu(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2d
 
 void backward_cpu(const Tensor& dy, const Tensor& taps, const Tensor& x, const Tensor& w, const Conv2dOptions& o,
                   Tensor& dx, Tensor& dw) {
-  if (tiles_suit(x, w, o)) {
-    if (dx) tiles_pool_backward_data(dy, taps, w, dx);
-    if (dw) tiles_pool_backward_filter(dy, taps, x, dw);
+  if (conv2d_bfloat16_suits(x, w, o)) {
+    if (dx) conv2d_bfloat16_pool_backward_data(dy, taps, w, dx);
+    if (dw) conv2d_bfloat16_pool_backward_filter(dy, taps, x, dw);
     return;
   }
   const Shape convolved = convolved_shape(x, w, o);

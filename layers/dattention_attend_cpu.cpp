@@ -1,5 +1,5 @@
 // CPU kernels of DAttention's scores, softmax and mix (6)-(9), and their gradients (16)-(21), tile by tile: neither
-// pass ever holds more of the score matrix than one tile, and backward makes its scores again from the saved logarithms
+// pass ever holds more of the score matrix than one tile, and backward recomputes its scores from the saved logarithms
 // of the row sums.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "layers/dattention_attend_cpu.cpp"

@@ -59,8 +59,8 @@ struct DAttentionNode : Node {
     sample_backward(dsampled, dpositions);
   }
 
-  int sweeps() const override { return 1; }
-  Tensor again() const override { return mix.to(k.dtype()); }
+  int recompute_sweeps() const override { return 1; }
+  Tensor recompute() const override { return mix.to(k.dtype()); }
 
  private:
   // Gives dq; inside, gradients stay exact.
@@ -184,7 +184,7 @@ Tensor dattention(const Tensor& x, const Tensor& q, const Tensor& offsets, const
                                 {wk, bk, wv, bv, bias.table, bias.w1, bias.b1, bias.w2}, [&](DAttentionNode& node) {
                                   node.x = x, node.q = q, node.offsets = offsets.detach();
                                   node.positions = positions, node.k = k, node.v = v, node.mix = mix, node.lse = lse;
-                                  if (positions && !worth_making_again(sampled)) node.sampled = sampled;
+                                  if (positions && !worth_recomputing(sampled)) node.sampled = sampled;
                                   node.wk = wk, node.bk = bk, node.wv = wv, node.bv = bv, node.bias = bias;
                                   node.factor = factor, node.mask = mask;
                                 });

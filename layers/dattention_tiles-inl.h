@@ -13,6 +13,7 @@
 #include "core/simd.h"
 #include "layers/dattention_bias-inl.h"
 #include "layers/dattention_kernels.h"
+#include "layers/transpose-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
@@ -146,20 +147,6 @@ template <typename T>
 constexpr bool kSquares = std::is_same_v<T, float>&& HWY_TARGET != HWY_SCALAR;
 
 #if HWY_TARGET != HWY_SCALAR
-// Four vectors of blocks of four floats: element k of block b of vector r becomes element r of block b of vector k.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE void transpose_blocks(D d, V (&v)[4]) {
-  const hn::Repartition<double, D> pairs;
-  const auto low01 = hn::BitCast(pairs, hn::InterleaveLower(d, v[0], v[1])),
-             high01 = hn::BitCast(pairs, hn::InterleaveUpper(d, v[0], v[1])),
-             low23 = hn::BitCast(pairs, hn::InterleaveLower(d, v[2], v[3])),
-             high23 = hn::BitCast(pairs, hn::InterleaveUpper(d, v[2], v[3]));
-  v[0] = hn::BitCast(d, hn::InterleaveLower(pairs, low01, low23));
-  v[1] = hn::BitCast(d, hn::InterleaveUpper(pairs, low01, low23));
-  v[2] = hn::BitCast(d, hn::InterleaveLower(pairs, high01, high23));
-  v[3] = hn::BitCast(d, hn::InterleaveUpper(pairs, high01, high23));
-}
-
 // A vector of blocks of four floats, from or to places that are `step` apart.
 template <class D, typename S>
 HWY_INLINE hn::Vec<D> load_blocks(D d, const S* from, std::int64_t step) {

@@ -27,8 +27,8 @@ struct LayerNormNode : Node {
     layernorm_backward(dy, x.get(), weight.value(), eps, dx, dw, db);
     if (dx) give(0, std::move(dx));
   }
-  int sweeps() const override { return x.sweeps() + 1; }
-  Tensor again() const override { return normalised(x.get(), weight, bias, eps); }
+  int recompute_sweeps() const override { return x.recompute_sweeps() + 1; }
+  Tensor recompute() const override { return normalised(x.get(), weight, bias, eps); }
 };
 
 }  // namespace

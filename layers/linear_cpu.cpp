@@ -5,16 +5,16 @@
 //
 #include <algorithm>
 
-#include "core/ask_ahead.h"
 #include "core/gemm.h"
 #include "core/parallel.h"
 #include "core/partial_sums.h"
+#include "core/prefetch.h"
 #include "core/simd.h"
-#include "layers/conv2d_block-inl.h"
 #include "layers/linear.h"
-#include "layers/linear_tiles.h"
+#include "layers/linear_bfloat16.h"
+#include "layers/multiply_block-inl.h"
 #include "layers/row_dots-inl.h"
-#include "layers/turn_over-inl.h"
+#include "layers/transpose-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
@@ -154,7 +154,7 @@ class Panels {
   void multiply(const T* x, std::int64_t rows, T* y) {
     for (std::int64_t first = 0; first < rows; first += kRowsTogether) {
       const std::int64_t last = std::min(rows, first + kRowsTogether);
-      AskAhead<T> ahead(x + last * k_, (std::min(rows, last + kRowsTogether) - last) * k_,
+      Prefetch<T> ahead(x + last * k_, (std::min(rows, last + kRowsTogether) - last) * k_,
                         panels_ * tile_count(last - first, kRows));
       for (std::int64_t p = 0; p < panels_; ++p) {
         for (std::int64_t r = first; r < last; r += kRows) {
@@ -172,7 +172,7 @@ class Panels {
     const std::int64_t first = p * columns_, width = std::min(columns_, n_ - first);
     T* to = panel(p);
     if (width < columns_) std::fill_n(to, k_ * columns_, T(0));
-    if (tw == Trans::yes) return turn_over(w + first * k_, k_, width, k_, to, columns_);
+    if (tw == Trans::yes) return transpose(w + first * k_, k_, width, k_, to, columns_);
     for (std::int64_t i = 0; i < k_; ++i) std::copy_n(w + i * n_ + first, width, to + i * columns_);
   }
 
@@ -244,13 +244,13 @@ void bias_backward_cpu(const Tensor& dy, Tensor& db) { HWY_DYNAMIC_DISPATCH(Bias
 
 HWY_EXPORT(LinearForward);
 void linear_forward_cpu(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y) {
-  if (linear_tiles_suit(x)) return linear_tiles_forward(x, w, b, y);
+  if (linear_bfloat16_suits(x)) return linear_bfloat16_forward(x, w, b, y);
   HWY_DYNAMIC_DISPATCH(LinearForward)(x, w, b, y);
 }
 
 HWY_EXPORT(LinearBackwardData);
 void linear_backward_data_cpu(const Tensor& dy, const Tensor& w, Tensor& dx) {
-  if (linear_tiles_suit(dy)) return linear_tiles_backward_data(dy, w, dx);
+  if (linear_bfloat16_suits(dy)) return linear_bfloat16_backward_data(dy, w, dx);
   HWY_DYNAMIC_DISPATCH(LinearBackwardData)(dy, w, dx);
 }
 

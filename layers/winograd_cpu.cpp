@@ -10,7 +10,7 @@
 #include <algorithm>
 
 #include "core/memory.h"
-#include "layers/turn_over-inl.h"
+#include "layers/transpose-inl.h"
 #include "layers/winograd.h"
 #include "layers/winograd_squares-inl.h"
 
@@ -135,7 +135,7 @@ class Winograd {
     for (std::int64_t c0 = 0; c0 < source_.C; c0 += kTurned) {
       const std::int64_t channels = std::min(kTurned, source_.C - c0);
       for (std::int64_t k = 0; k < kSquare; ++k) {
-        turn_over(w + k * source_.C + c0, kSquare * source_.C, outputs, channels,
+        transpose(w + k * source_.C + c0, kSquare * source_.C, outputs, channels,
                   turned.data() + k * kTurned * columns_, columns_);
       }
       for (std::int64_t c = 0; c < channels; ++c) {

@@ -15,7 +15,7 @@
 
 #include "core/parallel.h"
 #include "core/simd.h"
-#include "layers/conv2d_block-inl.h"
+#include "layers/multiply_block-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {

@@ -1,5 +1,5 @@
-// Every case of the table through every suite: GradCheck, Float, Bfloat16, Repeat, Accumulate, MakeAgain (docs/design.md
-// has the bounds).
+// Every case of the table through every suite: GradCheck, Float, Bfloat16, Repeat, Accumulate, MakeAgain
+// (docs/design.md has the bounds).
 #include <gtest/gtest.h>
 
 #include "core/parallel.h"
@@ -62,8 +62,8 @@ TEST_P(MakeAgain, SameBitsAsKept) {
     OpInstance kept = GetParam().make(), made = GetParam().make();
     convert(kept), convert(made);
     const OpResults expected = run(kept);
-    const MakeAgainAbove limit(0);
-    expect_same_bits(GetParam(), run(made), expected, "made again");
+    const RecomputeAbove limit(0);
+    expect_same_bits(GetParam(), run(made), expected, "recomputed");
   }
 }
 

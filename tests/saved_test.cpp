@@ -1,4 +1,4 @@
-// Maps that are made again for backward: bit for bit what keeping them gives, in less memory.
+// Maps that are recomputed for backward: bit for bit what keeping them gives, in less memory.
 #include "core/saved.h"
 
 #include <gtest/gtest.h>
@@ -42,7 +42,7 @@ struct StepResult {
 };
 
 StepResult step(const char* attention, Dtype precision, bool training, std::size_t kept_up_to, std::int64_t images) {
-  const MakeAgainAbove limit(kept_up_to);
+  const RecomputeAbove limit(kept_up_to);
   Random random(3, Purpose::init);
   const auto model = make_model({"dattn_cnn", attention, 10}, random);
   set_training(*model, training);
@@ -99,11 +99,11 @@ TEST(Saved, ANetworkNeedsTenMapsLess) {
 // --- one map ---
 
 TEST(Saved, AMapIsMadeAgainOnceForAllWhoAsk) {
-  const MakeAgainAbove limit(0);
+  const RecomputeAbove limit(0);
   Tensor x = numbers({4, 5}).track();
   const Tensor y = gelu(x);
   const Saved first(y), second(y);
-  EXPECT_EQ(first.sweeps(), 1);
+  EXPECT_EQ(first.recompute_sweeps(), 1);
   const Tensor again = first.get();
   EXPECT_NE(again.raw(), y.raw());
   EXPECT_EQ(second.get().raw(), again.raw());
@@ -115,54 +115,56 @@ TEST(Saved, WhatIsSmallOrCannotBeMadeIsKept) {
   Tensor x = numbers({4, 5}).track();
   const auto kept = [](const Tensor& y) {
     const Saved saved(y);
-    return saved.sweeps() == 0 && saved.get().raw() == y.raw();
+    return saved.recompute_sweeps() == 0 && saved.get().raw() == y.raw();
   };
   EXPECT_TRUE(kept(gelu(x)));
-  const MakeAgainAbove limit(0);
+  const RecomputeAbove limit(0);
   EXPECT_TRUE(kept(x));
   EXPECT_TRUE(kept(gelu(x.detach())));
   EXPECT_TRUE(kept(relu(x)));  // its node keeps the output itself
   EXPECT_TRUE(kept(add(x, x)));
   EXPECT_TRUE(kept(reshape(add(x, x), {20})));
   EXPECT_FALSE(kept(reshape(gelu(x), {20})));
-  EXPECT_EQ(Saved(gelu(gelu(gelu(x)))).sweeps(), 3);
+  EXPECT_EQ(Saved(gelu(gelu(gelu(x)))).recompute_sweeps(), 3);
 }
 
 TEST(Saved, LongChainsKeepEveryFifthMap) {
-  const MakeAgainAbove limit(0);
+  const RecomputeAbove limit(0);
   Tensor x = numbers({3}).track();
   Tensor y = x;
   for (int i = 0; i < 100000; ++i) {
     y = gelu(y);
-    ASSERT_LE(Saved(y).sweeps(), 4);
+    ASSERT_LE(Saved(y).recompute_sweeps(), 4);
   }
   backward(y, Tensor::full({3}, 1));
   EXPECT_TRUE(x.grad().defined());
 }
 
 TEST(Saved, AConvolutionOfFewProductsIsMadeAgain) {
-  const MakeAgainAbove limit(0);
+  const RecomputeAbove limit(0);
   Random random(1, Purpose::init);
   Tensor x = numbers({2, 6, 6, 8}).track();
   const Conv2d depthwise(8, 8, 3, {.padding = 1, .groups = 8}, true, random),
       plain(8, 8, 3, {.padding = 1}, true, random);
-  EXPECT_EQ(Saved(depthwise(x)).sweeps(), 1);
-  EXPECT_EQ(Saved(plain(x)).sweeps(), 0);
+  EXPECT_EQ(Saved(depthwise(x)).recompute_sweeps(), 1);
+  EXPECT_EQ(Saved(plain(x)).recompute_sweeps(), 0);
   const Tensor y = depthwise_conv2d_add(gelu(x), x, depthwise.weight, depthwise.bias, depthwise.options);
-  EXPECT_EQ(Saved(y).sweeps(), 2);
+  EXPECT_EQ(Saved(y).recompute_sweeps(), 2);
   EXPECT_TRUE(test::same_bits(Saved(y).get(), y));
   // An addend that would have to be kept is more than the sum.
-  EXPECT_EQ(Saved(depthwise_conv2d_add(plain(x), x, depthwise.weight, depthwise.bias, depthwise.options)).sweeps(), 0);
-  // With frozen filters a map is made again from a small input alone.
+  EXPECT_EQ(
+      Saved(depthwise_conv2d_add(plain(x), x, depthwise.weight, depthwise.bias, depthwise.options)).recompute_sweeps(),
+      0);
+  // With frozen filters a map is recomputed from a small input alone.
   const Tensor image = numbers({2, 6, 6, 1});
   const Parameter frozen(numbers({8, 2, 2, 1}), Role::frozen), narrow(numbers({3, 2, 2, 1}), Role::frozen),
       bias(numbers({8}), Role::vector), short_bias(numbers({3}), Role::vector);
-  EXPECT_EQ(Saved(conv2d(image, frozen, bias)).sweeps(), 1);
-  EXPECT_EQ(Saved(conv2d(image, narrow, short_bias)).sweeps(), 0);
+  EXPECT_EQ(Saved(conv2d(image, frozen, bias)).recompute_sweeps(), 1);
+  EXPECT_EQ(Saved(conv2d(image, narrow, short_bias)).recompute_sweeps(), 0);
 }
 
 TEST(Saved, RunningStatisticsMoveOnce) {
-  const MakeAgainAbove limit(0);
+  const RecomputeAbove limit(0);
   Random random(1, Purpose::init);
   BatchNorm2d norm(4);
   const Conv2d conv(4, 4, 1, {}, true, random);
@@ -176,7 +178,7 @@ TEST(Saved, RunningStatisticsMoveOnce) {
 }
 
 TEST(Saved, AGraphThatHasRunSaysSo) {
-  const MakeAgainAbove limit(0);
+  const RecomputeAbove limit(0);
   Tensor x = numbers({4, 5}).track();
   const Tensor y = gelu(x), one = gelu(y), other = gelu(y);
   const Tensor dy = numbers({4, 5});
@@ -186,7 +188,7 @@ TEST(Saved, AGraphThatHasRunSaysSo) {
 }
 
 TEST(Saved, MemoryGoesWithTheGraph) {
-  const MakeAgainAbove limit(0);
+  const RecomputeAbove limit(0);
   Tensor x = numbers({64, 64}).track();
   const std::size_t before = pool::statistics().in_use;
   {

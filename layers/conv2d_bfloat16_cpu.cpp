@@ -2,7 +2,7 @@
 // pixel behind it and each image with a row of zeros behind it: then the pixel that tap (i, j) meets lies a fixed
 // distance (i - 1)(W + 1) + j - 1 from the output's, across all borders, and 16 pixels in a row are the rows of a tile.
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "layers/conv2d_tiles_cpu.cpp"
+#define HWY_TARGET_INCLUDE "layers/conv2d_bfloat16_cpu.cpp"
 #include "hwy/foreach_target.h"
 //
 #include <algorithm>
@@ -12,9 +12,9 @@
 #include "core/partial_sums.h"
 #include "core/simd.h"
 #include "core/tile_block.h"
-#include "layers/conv2d_tiles.h"
+#include "layers/conv2d_bfloat16.h"
 #include "layers/pool_taps-inl.h"
-#include "layers/tile_rows-inl.h"
+#include "layers/tile_packing-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
@@ -137,8 +137,8 @@ struct PooledResult {
 
 // --- forward and data gradient ---
 
-// Filters as tiles of B: [panel of 32 targets][tap][step of 32 sources][2 column tiles][16 pairs][16][2]; zeros beyond
-// the last channel. For the data gradient the kernel is flipped and its channels are exchanged.
+// Filters in panels of targets: [panel][tap][sources], zeros beyond the last channel. For the data gradient the kernel
+// is flipped and its channels are exchanged.
 class PackedFilters {
  public:
   PackedFilters(const Tensor& w, bool gradient, std::int64_t sources, std::int64_t targets)
@@ -147,16 +147,13 @@ class PackedFilters {
         data_(static_cast<std::size_t>(panels_ * panel_size())) {
     const float* from = w.data<float>();
     parallel_for(panels_, 1, [&](std::int64_t panel, std::int64_t) {
-      bfloat16* to = data_.data() + panel * panel_size();
       for (std::int64_t k = 0; k < kTaps; ++k) {
-        for (std::int64_t s = 0; s < depth_; ++s) {
-          for (std::int64_t j = 0; j < kPanel; ++j) {
-            const std::int64_t t = panel * kPanel + j;
-            const std::int64_t at =
-                gradient ? (s * kTaps + kTaps - 1 - k) * targets + t : (t * kTaps + k) * sources + s;
-            to[k * depth_ * kPanel + place(s, j)] = bfloat16(s < sources && t < targets ? from[at] : 0.0f);
-          }
-        }
+        const auto weight = [&](std::int64_t s, std::int64_t c) {
+          const std::int64_t t = panel * kPanel + c;
+          if (s >= sources || t >= targets) return 0.0f;
+          return from[gradient ? (s * kTaps + kTaps - 1 - k) * targets + t : (t * kTaps + k) * sources + s];
+        };
+        pack_panel(depth_, weight, data_.data() + panel * panel_size() + k * depth_ * kPanel);
       }
     });
   }
@@ -167,11 +164,6 @@ class PackedFilters {
 
  private:
   std::int64_t panel_size() const { return kTaps * depth_ * kPanel; }
-  // Of source s and column j within a tap.
-  static std::int64_t place(std::int64_t s, std::int64_t j) {
-    const std::int64_t step = s / kTileDepth, tile = j / kTileSide;
-    return ((step * 2 + tile) * kTileSide + s % kTileDepth / 2) * kTileDepth + j % kTileSide * 2 + s % 2;
-  }
 
   std::int64_t depth_, panels_;
   Scratch<bfloat16> data_;
@@ -210,9 +202,9 @@ void convolve(const Images& images, const Frames& f, const Tensor& w, const Tens
 // dw [O,3,3,C] += the sum over pixels of dy [pixel, o] x [pixel + tap, c]: frames in a fixed number of parts, each with
 // a sum [tap][o][c] of its own.
 template <class Gradients>
-class TilesFilterGradient {
+class Bfloat16FilterGradient {
  public:
-  TilesFilterGradient(const Gradients& dy, std::int64_t outputs, const Tensor& x, Tensor& dw)
+  Bfloat16FilterGradient(const Gradients& dy, std::int64_t outputs, const Tensor& x, Tensor& dw)
       : f_(x),
         dy_(dy),
         x_{x},
@@ -252,7 +244,7 @@ class TilesFilterGradient {
         static_cast<std::size_t>(2 * pairs * depth_));  // from an even pixel on, and from an odd one
     fill_frame(dy_, f_, frame, rows_, source.data());
     interleave_rows(source.data() + f_.lead() * rows_, pixels, rows_, rows_, pairs_of_dy.data());
-    turn_pairs_over(pairs_of_dy.data(), pixels / 2, rows_, dy.data(), pixels / 2);
+    transpose_pairs(pairs_of_dy.data(), pixels / 2, rows_, dy.data(), pixels / 2);
     fill_frame(x_, f_, frame, depth_, source.data());
     interleave_rows(source.data(), 2 * pairs, depth_, depth_, x.data());
     interleave_rows(source.data() + depth_, 2 * pairs, depth_, depth_, x.data() + pairs * depth_);
@@ -279,24 +271,24 @@ class TilesFilterGradient {
   float* dw_;
 };
 
-void TilesForward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y) {
+void Conv2dBfloat16Forward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y) {
   convolve(PlainImages{x}, Frames(x), w, b, false, PlainResult{y});
 }
-void TilesBackwardData(const Tensor& dy, const Tensor& w, Tensor& dx) {
+void Conv2dBfloat16BackwardData(const Tensor& dy, const Tensor& w, Tensor& dx) {
   convolve(PlainImages{dy}, Frames(dx), w, Tensor(), true, PlainResult{dx});
 }
-void TilesBackwardFilter(const Tensor& dy, const Tensor& x, Tensor& dw) {
-  TilesFilterGradient(PlainImages{dy}, dy.size(3), x, dw).run();
+void Conv2dBfloat16BackwardFilter(const Tensor& dy, const Tensor& x, Tensor& dw) {
+  Bfloat16FilterGradient(PlainImages{dy}, dy.size(3), x, dw).run();
 }
 
-void TilesPoolForward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y, Tensor& taps) {
+void Conv2dBfloat16PoolForward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y, Tensor& taps) {
   convolve(PlainImages{x}, Frames(x), w, b, false, PooledResult{y, taps});
 }
-void TilesPoolBackwardData(const Tensor& dy, const Tensor& taps, const Tensor& w, Tensor& dx) {
+void Conv2dBfloat16PoolBackwardData(const Tensor& dy, const Tensor& taps, const Tensor& w, Tensor& dx) {
   convolve(PooledImages{dy, taps}, Frames(dx), w, Tensor(), true, PlainResult{dx});
 }
-void TilesPoolBackwardFilter(const Tensor& dy, const Tensor& taps, const Tensor& x, Tensor& dw) {
-  TilesFilterGradient(PooledImages{dy, taps}, dy.size(3), x, dw).run();
+void Conv2dBfloat16PoolBackwardFilter(const Tensor& dy, const Tensor& taps, const Tensor& x, Tensor& dw) {
+  Bfloat16FilterGradient(PooledImages{dy, taps}, dy.size(3), x, dw).run();
 }
 
 }  // namespace dattn::HWY_NAMESPACE
@@ -305,33 +297,33 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace dattn {
 
-HWY_EXPORT(TilesForward);
-HWY_EXPORT(TilesBackwardData);
-HWY_EXPORT(TilesBackwardFilter);
-HWY_EXPORT(TilesPoolForward);
-HWY_EXPORT(TilesPoolBackwardData);
-HWY_EXPORT(TilesPoolBackwardFilter);
+HWY_EXPORT(Conv2dBfloat16Forward);
+HWY_EXPORT(Conv2dBfloat16BackwardData);
+HWY_EXPORT(Conv2dBfloat16BackwardFilter);
+HWY_EXPORT(Conv2dBfloat16PoolForward);
+HWY_EXPORT(Conv2dBfloat16PoolBackwardData);
+HWY_EXPORT(Conv2dBfloat16PoolBackwardFilter);
 
-void tiles_forward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y) {
-  HWY_DYNAMIC_DISPATCH(TilesForward)(x, w, b, y);
+void conv2d_bfloat16_forward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y) {
+  HWY_DYNAMIC_DISPATCH(Conv2dBfloat16Forward)(x, w, b, y);
 }
-void tiles_backward_data(const Tensor& dy, const Tensor& w, Tensor& dx) {
-  HWY_DYNAMIC_DISPATCH(TilesBackwardData)(dy, w, dx);
+void conv2d_bfloat16_backward_data(const Tensor& dy, const Tensor& w, Tensor& dx) {
+  HWY_DYNAMIC_DISPATCH(Conv2dBfloat16BackwardData)(dy, w, dx);
 }
-void tiles_backward_filter(const Tensor& dy, const Tensor& x, Tensor& dw) {
-  HWY_DYNAMIC_DISPATCH(TilesBackwardFilter)(dy, x, dw);
+void conv2d_bfloat16_backward_filter(const Tensor& dy, const Tensor& x, Tensor& dw) {
+  HWY_DYNAMIC_DISPATCH(Conv2dBfloat16BackwardFilter)(dy, x, dw);
 }
-void tiles_pool_forward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y, Tensor& taps) {
-  HWY_DYNAMIC_DISPATCH(TilesPoolForward)(x, w, b, y, taps);
+void conv2d_bfloat16_pool_forward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y, Tensor& taps) {
+  HWY_DYNAMIC_DISPATCH(Conv2dBfloat16PoolForward)(x, w, b, y, taps);
 }
-void tiles_pool_backward_data(const Tensor& dy, const Tensor& taps, const Tensor& w, Tensor& dx) {
-  HWY_DYNAMIC_DISPATCH(TilesPoolBackwardData)(dy, taps, w, dx);
+void conv2d_bfloat16_pool_backward_data(const Tensor& dy, const Tensor& taps, const Tensor& w, Tensor& dx) {
+  HWY_DYNAMIC_DISPATCH(Conv2dBfloat16PoolBackwardData)(dy, taps, w, dx);
 }
-void tiles_pool_backward_filter(const Tensor& dy, const Tensor& taps, const Tensor& x, Tensor& dw) {
-  HWY_DYNAMIC_DISPATCH(TilesPoolBackwardFilter)(dy, taps, x, dw);
+void conv2d_bfloat16_pool_backward_filter(const Tensor& dy, const Tensor& taps, const Tensor& x, Tensor& dw) {
+  HWY_DYNAMIC_DISPATCH(Conv2dBfloat16PoolBackwardFilter)(dy, taps, x, dw);
 }
 
-bool tiles_suit(const Tensor& images, const Tensor& w, const Conv2dOptions& o) {
+bool conv2d_bfloat16_suits(const Tensor& images, const Tensor& w, const Conv2dOptions& o) {
   constexpr std::int64_t kLeastChannels = 16;
   return images.dtype() == Dtype::bfloat16 && w.size(1) == 3 && w.size(2) == 3 && o.stride == 1 && o.padding == 1 &&
          o.dilation == 1 && o.groups == 1 && std::min(w.size(0), w.size(3)) >= kLeastChannels &&

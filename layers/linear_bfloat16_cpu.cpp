@@ -2,7 +2,7 @@
 // packed into tiles once. In the weight gradient sums run over rows: pairs of rows of x are interleaved into tiles,
 // pairs of rows of dy turned over.
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "layers/linear_tiles_cpu.cpp"
+#define HWY_TARGET_INCLUDE "layers/linear_bfloat16_cpu.cpp"
 #include "hwy/foreach_target.h"
 //
 #include <algorithm>
@@ -12,8 +12,8 @@
 #include "core/partial_sums.h"
 #include "core/simd.h"
 #include "core/tile_block.h"
-#include "layers/linear_tiles.h"
-#include "layers/tile_rows-inl.h"
+#include "layers/linear_bfloat16.h"
+#include "layers/tile_packing-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
@@ -22,23 +22,18 @@ constexpr std::int64_t kTile = kTileSide * kTileDepth;  // numbers of a tile of 
 
 // --- forward and data gradient ---
 
-// op(w) [k,n] as tiles of B: [panel of 32 columns][step of 32 rows][2 column tiles][16 pairs][16][2], zeros beyond the
-// last column.
+// op(w) [k,n] in panels of columns, zeros beyond the last one.
 class PackedWeights {
  public:
   PackedWeights(const Tensor& w, bool transposed, std::int64_t k, std::int64_t n)
       : k_(k), panels_(tile_count(n, kPanel)), data_(static_cast<std::size_t>(panels_ * k * kPanel)) {
     const float* from = w.data<float>();
     parallel_for(panels_, 1, [&](std::int64_t panel, std::int64_t) {
-      for (std::int64_t i = 0; i < k; ++i) {
-        for (std::int64_t c = 0; c < kPanel; ++c) {
-          const std::int64_t j = panel * kPanel + c;
-          const std::int64_t place =
-              ((i / kTileDepth * 2 + c / kTileSide) * kTileSide + i % kTileDepth / 2) * kTileDepth;
-          const float value = j < n ? from[transposed ? j * k + i : i * n + j] : 0.0f;
-          data_.data()[panel * k * kPanel + place + c % kTileSide * 2 + i % 2] = bfloat16(value);
-        }
-      }
+      const auto weight = [&](std::int64_t i, std::int64_t c) {
+        const std::int64_t j = panel * kPanel + c;
+        return j < n ? from[transposed ? j * k + i : i * n + j] : 0.0f;
+      };
+      pack_panel(k, weight, data_.data() + panel * k * kPanel);
     });
   }
 
@@ -84,9 +79,9 @@ void multiply(const Tensor& x, const Tensor& w, bool transposed, const Tensor& b
 // --- weight gradient ---
 
 // dw [out,in] += dy' x, over stretches of rows.
-class TilesWeightGradient {
+class Bfloat16WeightGradient {
  public:
-  TilesWeightGradient(const Tensor& dy, const Tensor& x, Tensor& dw)
+  Bfloat16WeightGradient(const Tensor& dy, const Tensor& x, Tensor& dw)
       : rows_(dy.shape().rows()),
         out_(dw.size(0)),
         in_(dw.size(1)),
@@ -116,7 +111,7 @@ class TilesWeightGradient {
       for (auto [data, step] : {std::pair(x.data(), width_), std::pair(dy.data(), height_)}) {
         std::fill(data + (rows + 1) / 2 * step, data + pairs * step, 0u);
       }
-      turn_pairs_over(dy.data(), pairs, height_, turned.data(), kPairs);
+      transpose_pairs(dy.data(), pairs, height_, turned.data(), kPairs);
       multiply(turned.data(), x.data(), 2 * pairs / kTileDepth, sum);
     }
   }
@@ -139,9 +134,11 @@ class TilesWeightGradient {
   float* dw_;
 };
 
-void LinearTilesForward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y) { multiply(x, w, true, b, y); }
-void LinearTilesBackwardData(const Tensor& dy, const Tensor& w, Tensor& dx) { multiply(dy, w, false, Tensor(), dx); }
-void LinearTilesBackwardWeight(const Tensor& dy, const Tensor& x, Tensor& dw) { TilesWeightGradient(dy, x, dw).run(); }
+void LinearBfloat16Forward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y) { multiply(x, w, true, b, y); }
+void LinearBfloat16BackwardData(const Tensor& dy, const Tensor& w, Tensor& dx) { multiply(dy, w, false, Tensor(), dx); }
+void LinearBfloat16BackwardWeight(const Tensor& dy, const Tensor& x, Tensor& dw) {
+  Bfloat16WeightGradient(dy, x, dw).run();
+}
 
 }  // namespace dattn::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -149,26 +146,26 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace dattn {
 
-HWY_EXPORT(LinearTilesForward);
-HWY_EXPORT(LinearTilesBackwardData);
-HWY_EXPORT(LinearTilesBackwardWeight);
+HWY_EXPORT(LinearBfloat16Forward);
+HWY_EXPORT(LinearBfloat16BackwardData);
+HWY_EXPORT(LinearBfloat16BackwardWeight);
 
-void linear_tiles_forward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y) {
-  HWY_DYNAMIC_DISPATCH(LinearTilesForward)(x, w, b, y);
+void linear_bfloat16_forward(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y) {
+  HWY_DYNAMIC_DISPATCH(LinearBfloat16Forward)(x, w, b, y);
 }
-void linear_tiles_backward_data(const Tensor& dy, const Tensor& w, Tensor& dx) {
-  HWY_DYNAMIC_DISPATCH(LinearTilesBackwardData)(dy, w, dx);
+void linear_bfloat16_backward_data(const Tensor& dy, const Tensor& w, Tensor& dx) {
+  HWY_DYNAMIC_DISPATCH(LinearBfloat16BackwardData)(dy, w, dx);
 }
-void linear_tiles_backward_weight(const Tensor& dy, const Tensor& x, Tensor& dw) {
-  HWY_DYNAMIC_DISPATCH(LinearTilesBackwardWeight)(dy, x, dw);
+void linear_bfloat16_backward_weight(const Tensor& dy, const Tensor& x, Tensor& dw) {
+  HWY_DYNAMIC_DISPATCH(LinearBfloat16BackwardWeight)(dy, x, dw);
 }
 
-bool linear_tiles_suit(const Tensor& x) {
+bool linear_bfloat16_suits(const Tensor& x) {
   constexpr std::int64_t kLeastRows = 64;
   return x.dtype() == Dtype::bfloat16 && x.size(-1) % kTileDepth == 0 && x.shape().rows() > kLeastRows && tile_block();
 }
 
-bool linear_weight_tiles_suit(const Tensor& dy, const Tensor& x) {
+bool linear_weight_bfloat16_suits(const Tensor& dy, const Tensor& x) {
   constexpr std::int64_t kLeastRows = 1024, kLeastColumns = 16;
   return dy.dtype() == Dtype::bfloat16 && x.dtype() == Dtype::bfloat16 && dy.shape().rows() >= kLeastRows &&
          std::min(dy.size(-1), x.size(-1)) >= kLeastColumns && tile_block();

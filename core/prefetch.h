@@ -10,9 +10,9 @@ namespace dattn {
 
 /// Asks for `elements` numbers in `steps` equal parts, into the second-level cache: what is in use stays in the first.
 template <typename T>
-class AskAhead {
+class Prefetch {
  public:
-  AskAhead(const T* from, std::int64_t elements, std::int64_t steps)
+  Prefetch(const T* from, std::int64_t elements, std::int64_t steps)
       : next_(from), end_(from + elements), part_(tile_count(elements, steps)) {}
   void step() {
     constexpr std::int64_t kLine = 64 / sizeof(T);

@@ -1,6 +1,6 @@
 // Convolution by tiles of bfloat16, with the tile instructions in plain code, against the direct sums in double; and
 // the instructions themselves, where the processor has them.
-#include "layers/conv2d_tiles.h"
+#include "layers/conv2d_bfloat16.h"
 
 #include <gtest/gtest.h>
 
@@ -42,16 +42,16 @@ void expect_direct(const Sizes& s) {
   const Tensor x = rounded({s.N, s.H, s.W, s.C}, 1), dy = rounded({s.N, s.H, s.W, s.O}, 3), w = filters(s),
                b = normal({s.O}, 4).to(Dtype::float32);
   const auto wide = [](const Tensor& t) { return t.to(Dtype::float64); };
-  ASSERT_TRUE(tiles_suit(x, w, kOptions));
+  ASSERT_TRUE(conv2d_bfloat16_suits(x, w, kOptions));
   Tensor y = Tensor::like(dy), dx = Tensor::like(x), dw = Tensor::full(w.shape(), 2);
   Tensor y64 = wide(dy).clone(), dx64 = wide(x).clone(), dw64 = wide(dw);
-  tiles_forward(x, w, b, y);
+  conv2d_bfloat16_forward(x, w, b, y);
   conv2d_forward(wide(x), wide(w), wide(b), kOptions, y64);
   expect_near(y, y64, 9 * s.C, 1, "y");
-  tiles_backward_data(dy, w, dx);
+  conv2d_bfloat16_backward_data(dy, w, dx);
   conv2d_backward_data(wide(dy), wide(w), kOptions, dx64);
   expect_near(dx, dx64, 9 * s.O, 1, "dx");
-  tiles_backward_filter(dy, x, dw);
+  conv2d_bfloat16_backward_filter(dy, x, dw);
   conv2d_backward_filter(wide(dy), wide(x), kOptions, dw64);
   expect_near(dw, dw64, s.N * s.H * s.W, 0, "dw");
 }
@@ -71,9 +71,9 @@ void expect_pooled(const Sizes& s) {
                b = normal({s.O}, 4).to(Dtype::float32);
   Tensor y = Tensor::like(dy), taps = Tensor::empty(dy.shape(), Dtype::uint8), dx = Tensor::like(x),
          dw = Tensor::zeros(w.shape());
-  tiles_pool_forward(x, w, b, y, taps);
-  tiles_pool_backward_data(dy, taps, w, dx);
-  tiles_pool_backward_filter(dy, taps, x, dw);
+  conv2d_bfloat16_pool_forward(x, w, b, y, taps);
+  conv2d_bfloat16_pool_backward_data(dy, taps, w, dx);
+  conv2d_bfloat16_pool_backward_filter(dy, taps, x, dw);
 
   Tensor map = Tensor::empty({s.N, s.H, s.W, s.O}), y32 = Tensor::empty(dy.shape()), taps32 = Tensor::like(taps);
   conv2d_forward(x.to(Dtype::float32), w, b, kOptions, map);
@@ -102,8 +102,8 @@ TEST_F(Tiles, DoNotDependOnThreads) {
   for (const int threads : {1, 3}) {
     set_thread_count(threads);
     Tensor y = Tensor::like(dy), dw = Tensor::zeros(w.shape());
-    tiles_forward(x, w, Tensor(), y);
-    tiles_backward_filter(dy, x, dw);
+    conv2d_bfloat16_forward(x, w, Tensor(), y);
+    conv2d_bfloat16_backward_filter(dy, x, dw);
     if (!first_y) first_y = y, first_dw = dw;
     EXPECT_TRUE(same_bits(y, first_y));
     EXPECT_TRUE(same_bits(dw, first_dw));
@@ -116,7 +116,7 @@ TEST_F(Tiles, OperationsTakeThem) {
   const Tensor x = rounded({2, 6, 6, 16}, 1);
   const Parameter w(filters({2, 6, 6, 16, 16}), Role::matrix);
   Tensor y = Tensor::like(x);
-  tiles_forward(x, w.value(), Tensor(), y);
+  conv2d_bfloat16_forward(x, w.value(), Tensor(), y);
   EXPECT_TRUE(same_bits(conv2d(x, w, {}, kOptions), y));
   EXPECT_EQ(conv2d_max_pool2(x, Conv2d{w, {}, kOptions}).shape(), (Shape{2, 3, 3, 16}));
 }

@@ -1,5 +1,5 @@
 // Linear layers by tile blocks of bfloat16, with the instructions in plain code, against products in double.
-#include "layers/linear_tiles.h"
+#include "layers/linear_bfloat16.h"
 
 #include <gtest/gtest.h>
 
@@ -17,10 +17,10 @@ struct Sizes {
   std::int64_t rows, in, out;
 };
 
-class LinearTiles : public testing::Test {
+class LinearBfloat16 : public testing::Test {
  protected:
-  LinearTiles() { use_tile_block(tile_block_reference); }
-  ~LinearTiles() override { use_tile_block(nullptr); }
+  LinearBfloat16() { use_tile_block(tile_block_reference); }
+  ~LinearBfloat16() override { use_tile_block(nullptr); }
 };
 
 Tensor rounded(const Shape& shape, std::uint32_t lane) { return normal(shape, lane).to(Dtype::bfloat16); }
@@ -41,19 +41,19 @@ void expect_products(const Sizes& s) {
   linear_backward_data(wide(dy), wide(w), dx64);
   linear_backward_weight(wide(dy), wide(x), dw64);
   on_every_instruction_set([&] {
-    linear_tiles_forward(x, w, b, y);
+    linear_bfloat16_forward(x, w, b, y);
     expect_near(y, y64, s.in, 1, "y");
     if (s.out % kTileDepth == 0) {
-      linear_tiles_backward_data(dy, w, dx);
+      linear_bfloat16_backward_data(dy, w, dx);
       expect_near(dx, dx64, s.out, 1, "dx");
     }
     dw.fill(2);
-    linear_tiles_backward_weight(dy, x, dw);
+    linear_bfloat16_backward_weight(dy, x, dw);
     expect_near(dw, dw64, s.rows, 0, "dw");
   });
 }
 
-TEST_F(LinearTiles, MatchProductsInDouble) {
+TEST_F(LinearBfloat16, MatchProductsInDouble) {
   expect_products({65, 32, 32});
   expect_products({97, 64, 256});
   expect_products({130, 96, 17});
@@ -61,15 +61,15 @@ TEST_F(LinearTiles, MatchProductsInDouble) {
   expect_products({301, 32, 64});
 }
 
-TEST_F(LinearTiles, DoNotDependOnThreads) {
+TEST_F(LinearBfloat16, DoNotDependOnThreads) {
   const Tensor x = rounded({2051, 32}, 1), w = rounded({33, 32}, 3).to(Dtype::float32), dy = rounded({2051, 33}, 2);
   const int before = thread_count();
   Tensor first_y, first_dw;
   for (const int threads : {1, 3}) {
     set_thread_count(threads);
     Tensor y = Tensor::like(dy), dw = Tensor::zeros(w.shape());
-    linear_tiles_forward(x, w, Tensor(), y);
-    linear_tiles_backward_weight(dy, x, dw);
+    linear_bfloat16_forward(x, w, Tensor(), y);
+    linear_bfloat16_backward_weight(dy, x, dw);
     if (!first_y) first_y = y, first_dw = dw;
     EXPECT_TRUE(same_bits(y, first_y));
     EXPECT_TRUE(same_bits(dw, first_dw));
@@ -78,20 +78,20 @@ TEST_F(LinearTiles, DoNotDependOnThreads) {
 }
 
 // The operation itself takes this way where there is work enough, and others where there is not.
-TEST_F(LinearTiles, OperationsTakeThem) {
+TEST_F(LinearBfloat16, OperationsTakeThem) {
   const Tensor x = rounded({1100, 64}, 1), dy = rounded({1100, 96}, 2), w = rounded({96, 64}, 3).to(Dtype::float32);
-  EXPECT_TRUE(linear_tiles_suit(x) && linear_weight_tiles_suit(dy, x));
-  EXPECT_FALSE(linear_tiles_suit(x.to(Dtype::float32)));
-  EXPECT_FALSE(linear_tiles_suit(rounded({1100, 48}, 1)));
-  EXPECT_FALSE(linear_tiles_suit(rounded({10, 64}, 1)));
-  EXPECT_FALSE(linear_weight_tiles_suit(dy.to(Dtype::float32), x));
+  EXPECT_TRUE(linear_bfloat16_suits(x) && linear_weight_bfloat16_suits(dy, x));
+  EXPECT_FALSE(linear_bfloat16_suits(x.to(Dtype::float32)));
+  EXPECT_FALSE(linear_bfloat16_suits(rounded({1100, 48}, 1)));
+  EXPECT_FALSE(linear_bfloat16_suits(rounded({10, 64}, 1)));
+  EXPECT_FALSE(linear_weight_bfloat16_suits(dy.to(Dtype::float32), x));
   Tensor y = Tensor::like(dy), tiled = Tensor::like(dy), dw = Tensor::zeros(w.shape()),
          tiled_dw = Tensor::zeros(w.shape());
   linear_forward(x, w, Tensor(), y);
-  linear_tiles_forward(x, w, Tensor(), tiled);
+  linear_bfloat16_forward(x, w, Tensor(), tiled);
   EXPECT_TRUE(same_bits(y, tiled));
   linear_backward_weight(dy, x, dw);
-  linear_tiles_backward_weight(dy, x, tiled_dw);
+  linear_bfloat16_backward_weight(dy, x, tiled_dw);
   EXPECT_TRUE(same_bits(dw, tiled_dw));
 }
 
