@@ -130,7 +130,7 @@ TEST(Checkpoint, TensorsHaveThePeersNames) {
   Random random(1, Purpose::init);
   DattnCnn model(kDattnCnn, {}, random);
   std::map<std::string, Shape> found;
-  for (const auto& [name, x] : model_tensors(model)) found[name] = x.shape();
+  for (const auto& [name, x] : state_dict(model)) found[name] = x.shape();
   EXPECT_EQ(found.size(), 79u);
   for (const char* name :
        {"whiten.weight", "whiten.bias", "group1.conv1.weight", "group3.norm2.running_var",

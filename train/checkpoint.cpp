@@ -3,24 +3,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 
-#include "core/ops.h"
+#include "layers/state_dict.h"
 
 namespace dattn {
 
 namespace {
 
 constexpr const char* kFormat = "dattn checkpoint 1";
-
-// Filters are the only parameters and state of rank 4; PyTorch keeps them as [O,I,Kh,Kw].
-Tensor to_file(const Tensor& x) {
-  const Tensor here = x.detach().to(Device::cpu);
-  return here.rank() == 4 ? to_nchw(here) : here;
-}
-Tensor from_file(const Tensor& x) { return x.rank() == 4 ? from_nchw(x) : x; }
-
-Shape file_shape(const Shape& s) { return s.rank() == 4 ? Shape{s[0], s[3], s[1], s[2]} : s; }
 
 nlohmann::json to_json(const ModelOptions& m) {
   return {{"name", m.name},
@@ -81,22 +71,12 @@ CheckpointInfo parse_info(const std::string& path, const Metadata& metadata, boo
 
 }  // namespace
 
-std::vector<NamedTensor> model_tensors(Classifier& model) {
-  std::vector<NamedTensor> tensors;
-  for (auto& [name, p] : parameters(model)) tensors.push_back({name, p.value()});
-  for (auto& b : buffers(model)) tensors.push_back(b);
-  return tensors;
-}
-
 void write_checkpoint(const std::string& path, const CheckpointInfo& info, const std::vector<NamedTensor>& model,
                       const std::vector<NamedTensor>& ema, const std::vector<NamedTensor>& optimizer) {
   TensorMap all;
-  auto put = [&](const char* prefix, const std::vector<NamedTensor>& tensors) {
-    for (const auto& [name, tensor] : tensors) all.emplace(prefix + name, to_file(tensor));
-  };
-  put("model.", model);
-  put("ema.", ema);
-  put("optimizer.", optimizer);
+  put_state(model, "model.", all);
+  put_state(ema, "ema.", all);
+  put_state(optimizer, "optimizer.", all);
   const nlohmann::json data = {
       {"classes", info.class_names}, {"mean", info.normalisation.mean}, {"std", info.normalisation.std}};
   write_state_file(path, all,
@@ -115,35 +95,14 @@ Checkpoint::Checkpoint(const std::string& path) : path_(path) {
 }
 
 void Checkpoint::load(const std::string& prefix, const std::vector<NamedTensor>& targets) const {
-  std::map<std::string, Tensor> found;
-  for (const auto& [name, tensor] : tensors_) {
-    if (name.starts_with(prefix)) found[name.substr(prefix.size())] = tensor;
-  }
-  std::string problems;
-  for (const auto& [name, target] : targets) {
-    const auto it = found.find(name);
-    const Shape expected = file_shape(target.shape());
-    if (it == found.end()) {
-      problems += fmt::format("\n  missing   {}{} {}", prefix, name, expected);
-    } else if (it->second.shape() != expected || it->second.dtype() != target.dtype()) {
-      problems += fmt::format("\n  misshapen {}{}: expected {} {}, found {} {}", prefix, name, expected,
-                              dattn::name(target.dtype()), it->second.shape(), dattn::name(it->second.dtype()));
-    }
-  }
-  for (const auto& [name, x] : found) {
-    const auto same = [&wanted = name](const NamedTensor& t) { return t.name == wanted; };
-    if (std::none_of(targets.begin(), targets.end(), same))
-      problems += fmt::format("\n  extra     {}{} {}", prefix, name, x.shape());
-  }
-  check(problems.empty(), "checkpoint {}: its tensors are not those of the run:{}", path_, problems);
-  for (auto [name, target] : targets) target.copy_from(from_file(found.at(name)));
+  take_state(tensors_, prefix, targets, "checkpoint " + path_);
 }
 
 std::unique_ptr<Classifier> load_model(const Checkpoint& checkpoint) {
   Random random(0, Purpose::init);
   auto model = make_model(checkpoint.info().model, random);
-  checkpoint.load("model.", model_tensors(*model));
-  if (checkpoint.info().has_ema) checkpoint.load("ema.", model_tensors(*model));
+  checkpoint.load("model.", state_dict(*model));
+  if (checkpoint.info().has_ema) checkpoint.load("ema.", state_dict(*model));
   return model;
 }
 

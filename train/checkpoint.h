@@ -12,7 +12,7 @@
 
 #include "core/state_file.h"
 #include "datasets/images.h"
-#include "layers/module.h"
+#include "layers/state_dict.h"
 #include "train/models.h"
 
 namespace dattn {
@@ -26,9 +26,6 @@ struct CheckpointInfo {
   nlohmann::json state;         ///< the trainer's own: step, epoch, seconds, metrics
   bool has_ema = false;
 };
-
-/// Parameters and buffers of a model, sharing its elements: what is saved under `model.` and loaded from there.
-std::vector<NamedTensor> model_tensors(Classifier& model);
 
 /// Writes a checkpoint beside `path`, syncs it and renames it over `path`. `ema` may be empty. Tensors may lie on any
 /// device: the file is the same.

@@ -115,7 +115,7 @@ void Trainer::warm_up() {
 }
 
 void Trainer::restore(const Checkpoint& checkpoint) {
-  checkpoint.load("model.", model_tensors(*model_));
+  checkpoint.load("model.", state_dict(*model_));
   checkpoint.load("optimizer.", optimizer_tensors());
   checkpoint.load("ema.", averaged_tensors());
   try {
@@ -136,7 +136,7 @@ void Trainer::restore(const Checkpoint& checkpoint) {
 
 std::vector<NamedTensor> Trainer::averaged_tensors() {
   if (!averages_) return {};
-  auto tensors = model_tensors(*model_);
+  auto tensors = state_dict(*model_);
   for (const auto& [name, average] : averages_->state()) {
     const auto same = std::find_if(tensors.begin(), tensors.end(),
                                    [&wanted = name](const NamedTensor& t) { return t.name == wanted; });
@@ -251,7 +251,7 @@ bool Trainer::test_is_due() const {
 
 void Trainer::save(const std::string& path) {
   gather();
-  const auto model = model_tensors(*model_);
+  const auto model = state_dict(*model_);
   for (const auto& [name, x] : model) {
     check(std::isfinite(largest_magnitude(x)),
           "{} is not finite after step {}, learning rate {:.4g}, so nothing is saved\n"

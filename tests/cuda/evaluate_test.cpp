@@ -93,7 +93,7 @@ TEST_F(CudaEvaluate, CheckpointsAreTheCpusFilesAndLoadOnBoth) {
   const auto nothing = nlohmann::json::object();
   const CheckpointInfo info{{"dattn_cnn", "none", kClasses}, names, kTinyNormalisation, nothing, nothing, false};
   const auto write = [&](const std::string& name, Classifier& model) {
-    const auto tensors = model_tensors(model);
+    const auto tensors = state_dict(model);
     write_checkpoint(folder + name, info, tensors, {}, {{"state", tensors.front().tensor}});
     std::ifstream file(folder + name, std::ios::binary);
     return std::string(std::istreambuf_iterator<char>(file), {});
@@ -102,11 +102,11 @@ TEST_F(CudaEvaluate, CheckpointsAreTheCpusFilesAndLoadOnBoth) {
   for (const Device device : {Device::cpu, Device::cuda}) {
     TinyClassifier fresh(kClasses);
     move_to(fresh, device);
-    for (auto& [name, tensor] : model_tensors(fresh)) tensor.fill(3);
-    Checkpoint(folder + "/there").load("model.", model_tensors(fresh));
-    const auto expected = model_tensors(here_);
+    for (auto& [name, tensor] : state_dict(fresh)) tensor.fill(3);
+    Checkpoint(folder + "/there").load("model.", state_dict(fresh));
+    const auto expected = state_dict(here_);
     for (std::size_t i = 0; i < expected.size(); ++i) {
-      const Tensor loaded = model_tensors(fresh)[i].tensor;
+      const Tensor loaded = state_dict(fresh)[i].tensor;
       EXPECT_EQ(loaded.device(), device);
       EXPECT_TRUE(same_bits(loaded.to(Device::cpu), expected[i].tensor)) << expected[i].name;
     }
