@@ -18,6 +18,9 @@ namespace {
 
 constexpr double kWhitenEps = 5e-4;
 constexpr std::int64_t kWhitened = 24;  // channels
+// Heads of attention: eight, of which two share offsets, but none narrower than eight channels. So the 24 channels of
+// the 31 x 31 map have three, with offsets each; their time grows with the number of heads.
+constexpr std::int64_t kMostHeads = 8, kLeastHeadChannels = 8, kOffsetGroups = 4;
 
 Conv2d identity_conv(std::int64_t in, std::int64_t out, Random& random) {
   Conv2d conv(in, out, 3, {.padding = 1}, false, random);
@@ -31,8 +34,16 @@ BatchNorm2d fixed_scale_norm(std::int64_t channels) {
 
 std::variant<DAttention, SelfAttention> make_attention(std::int64_t channel, std::int64_t size,
                                                        const ModelOptions& options, Random& random) {
-  if (options.attention == "self") return SelfAttention(channel, 8, random);
-  return DAttention({.channel = channel, .q_h = size, .q_w = size, .stride = options.attention_stride}, random);
+  const std::int64_t heads = std::min(kMostHeads, channel / kLeastHeadChannels);
+  if (options.attention == "self") return SelfAttention(channel, heads, random);
+  const std::int64_t groups = heads % kOffsetGroups == 0 ? kOffsetGroups : heads;
+  return DAttention({.channel = channel,
+                     .q_h = size,
+                     .q_w = size,
+                     .n_heads = heads,
+                     .n_groups = groups,
+                     .stride = options.attention_stride},
+                    random);
 }
 
 std::optional<AttentionBlock> make_block(std::int64_t channel, std::int64_t size, const ModelOptions& options,
