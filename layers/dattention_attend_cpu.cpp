@@ -302,9 +302,12 @@ void load_tile(const Plan& plan, const Tile& t, const S* q, const S* dmix, const
   if (b.group == 1) {
     pack_rows(plan, q, t.queries, scale, b.q_rows.data());
     pack_rows(plan, dmix, t.queries, T(1), b.dmix_rows.data());
+  } else if (b.group == 2) {
+    group_rows<2>(plan, b.q.data(), t.stride, b.q_rows.data());
+    group_rows<2>(plan, b.dmix.data(), t.stride, b.dmix_rows.data());
   } else {
-    group_rows(plan, b.q.data(), t.stride, b.group, b.q_rows.data());
-    group_rows(plan, b.dmix.data(), t.stride, b.group, b.dmix_rows.data());
+    group_rows<4>(plan, b.q.data(), t.stride, b.q_rows.data());
+    group_rows<4>(plan, b.dmix.data(), t.stride, b.dmix_rows.data());
   }
   std::fill(std::copy_n(lse, t.queries, b.lse.data()), b.lse.data() + t.stride, std::numeric_limits<T>::max());
   std::fill_n(b.delta.data(), t.stride, T(0));

@@ -8,6 +8,7 @@
 #endif
 
 #include <algorithm>
+#include <cstring>
 #include <type_traits>
 
 #include "core/simd.h"
@@ -118,12 +119,12 @@ int vector_queries(const Plan& plan) {
   return 1;
 }
 
-// Rows of columns [D][stride], `group` of them together: to[row / group][c][row % group].
-template <typename T>
-void group_rows(const Plan& plan, const T* columns, std::int64_t stride, int group, T* to) {
-  for (std::int64_t c = 0; c < plan.head_channels; ++c) {
-    for (std::int64_t row = 0; row < stride; row += group) {
-      std::copy_n(columns + c * stride + row, group, to + row * plan.head_channels + c * group);
+// Rows of columns [D][stride], kGroup of them together: to[row / kGroup][c][row % kGroup].
+template <int kGroup, typename T>
+void group_rows(const Plan& plan, const T* columns, std::int64_t stride, T* to) {
+  for (std::int64_t row = 0; row < stride; row += kGroup) {
+    for (std::int64_t c = 0; c < plan.head_channels; ++c, to += kGroup) {
+      std::memcpy(to, columns + c * stride + row, kGroup * sizeof(T));
     }
   }
 }
