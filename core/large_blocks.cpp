@@ -10,7 +10,6 @@ namespace dattn {
 
 namespace {
 
-constexpr std::size_t kHugePage = std::size_t{2} << 20;
 constexpr int kAnonymous = MAP_PRIVATE | MAP_ANONYMOUS;
 
 // Address space without memory, in place of what is mapped at `at`, or anywhere.

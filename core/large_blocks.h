@@ -8,6 +8,8 @@
 
 namespace dattn {
 
+inline constexpr std::size_t kHugePage = std::size_t{2} << 20;  ///< of x86-64 and most of Arm
+
 /// Best fit over a list of free blocks ordered by address. There are hundreds of blocks at most, of a megabyte and
 /// more, so walking the list costs nothing beside using them. Not thread-safe: the pool (core/memory.h) has a lock.
 ///

@@ -28,7 +28,6 @@ constexpr bool kCaching = true;
 
 constexpr int kSteps = 8;  // classes to a power of two
 constexpr int kClasses = 64 * kSteps;
-constexpr std::size_t kHugePage = std::size_t{2} << 20;
 constexpr std::size_t kLarge = std::size_t{1} << 20;  // blocks from here on are split and joined
 
 bool is_large(std::size_t bytes) { return kCaching && bytes >= kLarge; }

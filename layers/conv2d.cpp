@@ -17,8 +17,6 @@ Kind kind_of(const Tensor& w, const Conv2dOptions& o) {
   return w.size(1) == 1 && w.size(2) == 1 && o.stride == 1 && o.padding == 0 ? Kind::linear : Kind::general;
 }
 
-Tensor as_matrix(const Tensor& filters) { return filters.view({filters.size(0), filters.size(3)}); }
-
 void forward(Kind kind, const Tensor& x, const Tensor& w, const Tensor& b, const Tensor& addend, const Conv2dOptions& o,
              Tensor& y) {
   if (kind == Kind::linear) return linear_forward(x, as_matrix(w), b, y);

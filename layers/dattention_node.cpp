@@ -4,13 +4,11 @@
 #include "core/saved.h"
 #include "layers/dattention.h"
 #include "layers/grid_sample.h"
+#include "layers/linear.h"
 
 namespace dattn {
 
 namespace {
-
-// A 1x1 filter bank as the matrix that it is.
-Tensor matrix(const Tensor& filters) { return filters.view({filters.size(0), filters.size(-1)}); }
 
 constexpr GridSampleOptions kSampling{
     .padding = Padding::zeros, .align_corners = true, .order = PointOrder::yx};  // (3)
@@ -74,7 +72,7 @@ struct DAttentionNode : Node {
   // (23)
   static void project_backward(const Tensor& dy, const Tensor& x, const Parameter& w, const Parameter& b) {
     if (w.trainable()) {
-      Tensor dw = matrix(w.grad());
+      Tensor dw = as_matrix(w.grad());
       linear_backward_weight(dy, x, dw);
     }
     if (b.trainable()) bias_backward(dy, b.grad());
@@ -82,7 +80,7 @@ struct DAttentionNode : Node {
 
   static Tensor projected_gradient(Tensor dy, const Parameter& w) {
     Tensor dx = Tensor::like(dy);
-    linear_backward_data(dy, matrix(w.value()), dx);
+    linear_backward_data(dy, as_matrix(w.value()), dx);
     return dx;
   }
 
@@ -174,8 +172,8 @@ Tensor dattention(const Tensor& x, const Tensor& q, const Tensor& offsets, const
   }
   check_bias(bias, q, offsets, heads, sampled.size(1) * sampled.size(2));
   Tensor k = Tensor::like(sampled), v = Tensor::like(sampled);
-  linear_forward(sampled, matrix(wk.value()), bk.value(), k);  // (5)
-  linear_forward(sampled, matrix(wv.value()), bv.value(), v);
+  linear_forward(sampled, as_matrix(wk.value()), bk.value(), k);  // (5)
+  linear_forward(sampled, as_matrix(wv.value()), bv.value(), v);
   const Dtype exact = exact_type(q.dtype());
   Tensor mix = Tensor::empty(q.shape(), exact, q.device()),
          lse = Tensor::empty({q.size(0), heads, q.size(1) * q.size(2)}, exact, q.device());

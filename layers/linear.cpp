@@ -52,6 +52,8 @@ Tensor linear(const Tensor& x, const Parameter& weight, const Parameter& bias) {
   });
 }
 
+Tensor as_matrix(const Tensor& filters) { return filters.view({filters.size(0), filters.size(-1)}); }
+
 Linear::Linear(std::int64_t in, std::int64_t out, bool with_bias, Random& random) {
   check(in >= 1 && out >= 1, "linear: expected at least 1 input and 1 output, got {} and {}", in, out);
   weight = Parameter(init::default_weight({out, in}, random), Role::matrix);

@@ -12,6 +12,9 @@ namespace dattn {
 /// Backward: dx = dy W, dW += dy^T x, db += column sums of dy.
 Tensor linear(const Tensor& x, const Parameter& weight, const Parameter& bias = {});
 
+/// The filters [O,1,1,I] of a 1x1 convolution, or a matrix, as the matrix [O,I] that they are. Shares their elements.
+Tensor as_matrix(const Tensor& filters);
+
 extern Kernel<void(const Tensor& x, const Tensor& w, const Tensor& b, Tensor& y)>
     linear_forward;  ///< b may be undefined
 extern Kernel<void(const Tensor& dy, const Tensor& w, Tensor& dx)> linear_backward_data;

@@ -4,7 +4,7 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "cuda/enable.h"
-#include "train/report.h"
+#include "train/platform.h"
 
 namespace dattn {
 

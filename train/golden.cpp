@@ -20,23 +20,18 @@
 #include "layers/pool2d.h"
 #include "optim/adam.h"
 #include "optim/sgd.h"
+#include "train/watch.h"
 
 namespace dattn {
 
 namespace {
-
-double largest(const Tensor& x) {
-  double most = 0;
-  for (std::int64_t i = 0; i < x.elements(); ++i) most = std::max(most, std::abs(x.at(i)));
-  return most;
-}
 
 /// A file with the count of what has been asked of it, and the largest error so far.
 class GoldenCase {
  public:
   explicit GoldenCase(const StateFile& file) : file_(file) {
     for (const auto& [name, tensor] : file.tensors) {
-      if (name.starts_with("grad.")) largest_gradient_ = std::max(largest_gradient_, largest(tensor));
+      if (name.starts_with("grad.")) largest_gradient_ = std::max(largest_gradient_, largest_magnitude(tensor));
     }
   }
 
@@ -86,7 +81,8 @@ class GoldenCase {
     const Tensor& reference = tensor(name, ours.dtype());
     check(reference.shape() == ours.shape(), "tensor `{}`: expected {}, found {}", name, ours.shape(),
           reference.shape());
-    const double scale = std::max(largest(reference), name.starts_with("grad.") ? 1e-3 * largest_gradient_ : 0);
+    const double scale =
+        std::max(largest_magnitude(reference), name.starts_with("grad.") ? 1e-3 * largest_gradient_ : 0);
     for (std::int64_t i = 0; i < ours.elements(); ++i) {
       const double difference = std::abs(ours.at(i) - reference.at(i));
       const double error = difference == 0 ? 0 : difference / scale;

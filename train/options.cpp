@@ -96,20 +96,20 @@ void check_attention(const CLI::App& app, TrainOptions& o) {
   }
 }
 
-}  // namespace
-
-ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
-  ParsedTrainOptions parsed;
-  TrainOptions& o = parsed.options;
-  CLI::App app{"Train an image classifier with deformable attention from scratch."};
-  const auto positive = CLI::Validator(
+const CLI::Validator& positive() {
+  static const CLI::Validator validator(
       [](std::string& text) {
         const double value = std::strtod(text.c_str(), nullptr);
         return value > 0 && std::isfinite(value) ? std::string() : "expected a number above 0, got " + text;
       },
       "NUMBER > 0");
+  return validator;
+}
 
-  app.option_defaults()->take_last();  // an option given twice counts as given last
+constexpr std::int64_t kMostSteps = std::int64_t{1} << 40;
+
+// What is trained, and on what.
+void add_model_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--data", o.data,
                  "Folder (CIFAR binary files, or train/ and test/ with a folder a class), or cifar10, or synthetic")
       ->capture_default_str();
@@ -124,15 +124,23 @@ ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
   app.add_option("--attention-stride", o.attention_stride, "Pixels from sample to sample in dattention")
       ->check(whole_number(1, 31))
       ->capture_default_str();
-  app.add_option("--epochs", o.epochs, "Length of the schedule [the recipe's own]")->check(positive);
+}
+
+// How it is trained.
+void add_recipe_options(CLI::App& app, TrainOptions& o) {
+  app.add_option("--epochs", o.epochs, "Length of the schedule [the recipe's own]")->check(positive());
   app.add_option("--batch-size", o.batch_size, "Images a step [the recipe's own]")->check(whole_number(1, 1 << 24));
-  app.add_option("--lr-scale", o.lr_scale, "Factor on all learning rates")->check(positive)->capture_default_str();
+  app.add_option("--lr-scale", o.lr_scale, "Factor on all learning rates")->check(positive())->capture_default_str();
   app.add_option("--seed", o.seed, "Seed of everything random")
       ->check(whole_number(0, std::numeric_limits<std::int64_t>::max()))
       ->capture_default_str();
   app.add_option("--holdout", o.holdout, "Training images kept aside to choose best.safetensors by")
       ->check(whole_number(0, std::int64_t{1} << 40))
       ->capture_default_str();
+}
+
+// Where, in which steps, and what is written.
+void add_run_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--out", o.out, "Folder for checkpoints and metrics [runs/<next number>]");
   app.add_flag("--resume", o.resume, "Go on from last.safetensors in --out");
   app.add_option("--precision", o.precision, "Type of activations; weights and sums are float32")
@@ -141,16 +149,28 @@ ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
   add_device_option(app, o.device);
   add_threads_option(app, o.threads);
   app.add_option("--max-steps", o.max_steps, "Stop early after so many steps; the schedule stays that of --epochs")
-      ->check(whole_number(1, std::int64_t{1} << 40));
+      ->check(whole_number(1, kMostSteps));
   app.add_option("--save-every", o.save_every, "Steps between checkpoints [at the end of every epoch]")
-      ->check(whole_number(1, std::int64_t{1} << 40));
+      ->check(whole_number(1, kMostSteps));
   app.add_option("--eval-every", o.eval_every, "Epochs between evaluations on the test images; the last always is one")
-      ->check(whole_number(1, std::int64_t{1} << 40))
+      ->check(whole_number(1, kMostSteps))
       ->capture_default_str();
   app.add_flag("--warm-up", o.warm_up, "First run three steps of a copy, so that none of what is timed is the first");
   app.add_flag("--ema", o.ema, "Keep a moving average of the weights, and evaluate it");
   app.set_config("--config", "", "File with options as lines `name = value`");
   app.allow_config_extras(CLI::config_extras_mode::error);
+}
+
+}  // namespace
+
+ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
+  ParsedTrainOptions parsed;
+  TrainOptions& o = parsed.options;
+  CLI::App app{"Train an image classifier with deformable attention from scratch."};
+  app.option_defaults()->take_last();  // an option given twice counts as given last
+  add_model_options(app, o);
+  add_recipe_options(app, o);
+  add_run_options(app, o);
 
   try {
     app.parse(argc, argv);

@@ -6,7 +6,7 @@
 
 #include "core/error.h"
 #include "core/whole_file.h"
-#include "train/report.h"
+#include "train/platform.h"
 
 namespace dattn {
 

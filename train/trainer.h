@@ -8,8 +8,8 @@
 #include "optim/ema.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
+#include "train/progress.h"
 #include "train/recipe.h"
-#include "train/report.h"
 #include "train/run_folder.h"
 #include "train/steps.h"
 

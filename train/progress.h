@@ -1,4 +1,4 @@
-// What a run shows: a progress bar on a terminal, plain lines elsewhere; and what machine this is.
+// What a run shows: a progress bar on a terminal, plain lines elsewhere.
 #pragma once
 
 #include <chrono>
@@ -38,11 +38,5 @@ class Progress {
 std::string duration(double seconds);
 
 bool stdout_is_terminal();
-/// The processor's name, such as "AMD EPYC".
-std::string processor_name();
-/// Compiler and its version.
-std::string compiler_name();
-/// Version of dattn.
-std::string version();
 
 }  // namespace dattn

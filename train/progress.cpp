@@ -1,5 +1,5 @@
-// Progress bar, durations and facts about the machine.
-#include "train/report.h"
+// Progress bar and durations.
+#include "train/progress.h"
 
 #include <fmt/format.h>
 #include <sys/ioctl.h>
@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 
 namespace dattn {
 
@@ -85,23 +84,5 @@ std::string duration(double seconds) {
 }
 
 bool stdout_is_terminal() { return isatty(STDOUT_FILENO) != 0; }
-
-std::string processor_name() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    if (line.rfind("model name", 0) == 0) return line.substr(std::min(line.size(), line.find(':') + 2));
-  }
-  return "unknown processor";
-}
-
-std::string compiler_name() {
-#if defined(__clang__)
-  return "clang " __clang_version__;
-#else
-  return "g++ " __VERSION__;
-#endif
-}
-
-std::string version() { return DATTN_VERSION; }
 
 }  // namespace dattn
