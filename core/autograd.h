@@ -74,7 +74,7 @@ Tensor attach(Tensor y, std::shared_ptr<Node> node, std::span<const Tensor> inpu
 
 /// Ends an operation: returns `y`, recorded as the output of a node of type N where gradients are wanted by an input or
 /// a parameter. `fill(node)` then saves what backward needs.
-///   return record<GeluNode>(y, {x}, {}, [&](GeluNode& node) { node.x = x; });
+///   return record<SoftmaxNode>(y, {x}, {}, [&](SoftmaxNode& node) { node.y = y.detach(); });
 template <typename N, typename Fill>
 Tensor record(Tensor y, std::span<const Tensor> inputs, std::span<const Parameter> parameters, Fill&& fill) {
   if (!detail::wants_node(inputs, parameters)) return y;

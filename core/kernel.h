@@ -66,9 +66,9 @@ void call_in_float32(void (*f)(Args...), std::type_identity_t<Args>... args) {
 template <typename Signature>
 class Kernel;
 
-/// Declared in `x.h`:            `extern Kernel<void(const Tensor& x, Tensor& y)> gelu_forward;`
-/// defined beside the CPU kernel: `constinit Kernel<void(const Tensor&, Tensor&)> gelu_forward{"gelu_forward",
-/// gelu_forward_cpu};` A call goes to the function for the device of the first tensor among the arguments; an empty
+/// Declared in `x.h`:            `extern Kernel<void(const Tensor& x, Tensor& y)> softmax_forward;`
+/// defined beside the CPU kernel: `constinit Kernel<void(const Tensor&, Tensor&)> softmax_forward{"softmax_forward",
+/// softmax_forward_cpu};` A call goes to the function for the device of the first tensor among the arguments; an empty
 /// side is an Error.
 template <typename... Args>
 class Kernel<void(Args...)> {

@@ -48,7 +48,7 @@ struct Bias {
   std::int64_t ring_size() const { return (2 * table_height + 1) * ring_row(); }
 };
 
-/// Gradients of one task: one head, some images, some queries.
+/// Where a task adds the gradients of one head's bias.
 template <typename T>
 struct BiasGradient {
   T* positions = nullptr;  // [K,2] of the image at hand

@@ -20,11 +20,9 @@ HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
 
 // Vectors run along queries: a tile's scores are s[j][i], its queries and mixes are held transposed [D][i], keys and
-// values as rows [K][D] of one head. Row maxima and sums are then whole vectors, and all five products broadcast one
-// side.
-constexpr std::int64_t kTileSamples =
-    64;                              // samples of a tile: its scores and their gradients stay in the nearest cache
-constexpr std::int64_t kTasks = 32;  // tasks of a call, at least where there is so much work: for many threads
+// values as rows [K][D] of one head. Row maxima and sums are then whole vectors, and all products broadcast one side.
+constexpr std::int64_t kTileSamples = 64;  // samples of a tile: its scores stay in the nearest cache
+constexpr std::int64_t kTasks = 32;        // tasks of a call, at least where there is so much work: for many threads
 
 template <typename T>
 std::int64_t lane_count() {

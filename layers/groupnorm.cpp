@@ -1,6 +1,7 @@
 // GroupNorm: checks, node and module. Its loops are in groupnorm_cpu.cpp.
 #include "layers/groupnorm.h"
 
+#include "core/saved.h"
 #include "layers/norm_checks.h"
 
 namespace dattn {
@@ -8,7 +9,8 @@ namespace dattn {
 namespace {
 
 struct GroupNormNode : Node {
-  Tensor x, mean, s;
+  Saved x;
+  Tensor mean, s;
   Parameter weight, bias;
   const char* name() const override { return "groupnorm"; }
   void backward(const Tensor& dy) override {
@@ -16,7 +18,7 @@ struct GroupNormNode : Node {
     if (needs(0)) dx = Tensor::like(dy);
     if (weight.trainable()) dw = weight.grad();
     if (bias.trainable()) db = bias.grad();
-    groupnorm_backward(dy, x, weight.value(), mean, s, dx, dw, db);
+    groupnorm_backward(dy, x.get(), weight.value(), mean, s, dx, dw, db);
     if (dx) give(0, std::move(dx));
   }
 };

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdlib>
 
 #include "data_files.h"
 #include "error_text.h"
@@ -59,7 +60,8 @@ TEST(Cifar, TheArchivesParentWillDo) {
 }
 
 TEST(Cifar, TheRealOne) {
-  const fs::path path = fs::path(DATTN_SOURCE_DIR) / "../shared/cifar-10-batches-bin";
+  const char* named = std::getenv("DATTN_CIFAR10");
+  const fs::path path = named ? fs::path(named) : fs::path(DATTN_SOURCE_DIR) / "../shared/cifar-10-batches-bin";
   if (!fs::exists(path)) GTEST_SKIP() << "no CIFAR-10 at " << path;
   const DataSets data = load_data(path.string());
   for (const auto& [set, each] : {std::pair{&data.train, 5000}, {&data.test, 1000}}) {

@@ -1,5 +1,5 @@
 // The table of operation cases. Every case runs through every suite of op_suites_test.cpp (GradCheck, Float, Bfloat16,
-// Repeat, Accumulate) and of cuda/op_suites_test.cpp.
+// Repeat, Accumulate, Recompute) and of cuda/op_suites_test.cpp.
 #pragma once
 
 #include <functional>

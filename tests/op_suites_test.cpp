@@ -1,4 +1,4 @@
-// Every case of the table through every suite: GradCheck, Float, Bfloat16, Repeat, Accumulate, MakeAgain
+// Every case of the table through every suite: GradCheck, Float, Bfloat16, Repeat, Accumulate, Recompute
 // (docs/design.md has the bounds).
 #include <gtest/gtest.h>
 
@@ -15,7 +15,7 @@ class Float : public Suite {};
 class Bfloat16 : public Suite {};
 class Repeat : public Suite {};
 class Accumulate : public Suite {};
-class MakeAgain : public Suite {};
+class Recompute : public Suite {};
 
 TEST_P(GradCheck, MatchesCentralDifferences) {
   const auto failure = gradcheck(GetParam());
@@ -57,7 +57,7 @@ TEST_P(Accumulate, ParametersAddAndActivationsDoNot) {
 }
 
 // Whatever backward makes again in place of keeping it, it makes the same.
-TEST_P(MakeAgain, SameBitsAsKept) {
+TEST_P(Recompute, SameBitsAsKept) {
   for (const auto convert : {to_float32, to_bfloat16}) {
     OpInstance kept = GetParam().make(), made = GetParam().make();
     convert(kept), convert(made);
@@ -74,7 +74,7 @@ INSTANTIATE_TEST_SUITE_P(Ops, Float, testing::ValuesIn(op_cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(Ops, Bfloat16, testing::ValuesIn(bfloat16_cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(Ops, Repeat, testing::ValuesIn(op_cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(Ops, Accumulate, testing::ValuesIn(op_cases()), case_name);
-INSTANTIATE_TEST_SUITE_P(Ops, MakeAgain, testing::ValuesIn(op_cases()), case_name);
+INSTANTIATE_TEST_SUITE_P(Ops, Recompute, testing::ValuesIn(op_cases()), case_name);
 
 }  // namespace
 }  // namespace dattn::test

@@ -57,6 +57,9 @@ void expect_same_checkpoint(const StateFile& a, const StateFile& b) {
   }
 }
 
+constexpr const char* kMetricsHeader =
+    "epoch,step,seconds,lr,train_loss,train_accuracy,test_loss,test_accuracy,test_accuracy_tta,images_per_second";
+
 TEST_F(TrainProgram, LeavesCheckpointMetricsAndRecord) {
   const auto result = run_program("train", command("a", "--holdout 5 --epochs 2"));
   ASSERT_EQ(result.status, 0) << result.output;
@@ -67,9 +70,8 @@ TEST_F(TrainProgram, LeavesCheckpointMetricsAndRecord) {
   std::getline(csv, header);
   std::getline(csv, first);
   std::getline(csv, second);
-  EXPECT_EQ(
-      header,
-      "epoch,step,seconds,lr,train_loss,train_accuracy,test_loss,test_accuracy,test_accuracy_tta,images_per_second");
+  EXPECT_EQ(header, std::string(kMetricsHeader) + ",held_out_loss,held_out_accuracy");
+  EXPECT_EQ(std::count(first.begin(), first.end(), ','), 11) << first;
   EXPECT_EQ(first.rfind("1,2,", 0), 0u) << first;
   EXPECT_EQ(second.rfind("2,4,", 0), 0u) << second;
   EXPECT_FALSE(std::getline(csv, third));
@@ -84,6 +86,8 @@ TEST_F(TrainProgram, WarmsUpWithoutATrace) {
   const auto result = run_program("train", command("warm", kQuick + "--epochs 1 --ema --warm-up"));
   ASSERT_EQ(result.status, 0) << result.output;
   expect_same_checkpoint(last("cold"), last("warm"));
+  const std::string metrics = read_text(out("warm") + "/metrics.csv");
+  EXPECT_EQ(metrics.substr(0, metrics.find('\n')), kMetricsHeader);
   EXPECT_EQ(nlohmann::json::parse(read_text(out("warm") + "/run.json"))["options"]["warm-up"], true);
 }
 

@@ -50,6 +50,7 @@ std::string resume_options(const TrainOptions& o) {
   if (o.threads != usual.threads) text += fmt::format(" --threads {}", o.threads);
   if (o.save_every != usual.save_every) text += fmt::format(" --save-every {}", o.save_every);
   if (o.eval_every != usual.eval_every) text += fmt::format(" --eval-every {}", o.eval_every);
+  if (o.warm_up) text += " --warm-up";
   return text;
 }
 
@@ -105,8 +106,6 @@ const CLI::Validator& positive() {
       "NUMBER > 0");
   return validator;
 }
-
-constexpr std::int64_t kMostSteps = std::int64_t{1} << 40;
 
 // What is trained, and on what.
 void add_model_options(CLI::App& app, TrainOptions& o) {

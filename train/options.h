@@ -39,6 +39,9 @@ struct TrainOptions {
   bool resume = false;
 };
 
+/// No run has more steps.
+inline constexpr std::int64_t kMostSteps = std::int64_t{1} << 40;
+
 /// The network asked for.
 ModelOptions model_options(const TrainOptions& options, std::int64_t classes);
 
@@ -47,7 +50,7 @@ nlohmann::json result_options(const TrainOptions& options);
 /// All options.
 nlohmann::json all_options(const TrainOptions& options);
 /// What to write beside --out and --resume to go on as before, each option after a space: those that differ from the
-/// usual and are not part of the result.
+/// usual and are not part of the result, but for --max-steps, where this run was told to stop.
 std::string resume_options(const TrainOptions& options);
 /// Sets the options that decide the result from result_options() of a saved run. Error where one is missing.
 void set_result_options(TrainOptions& options, const nlohmann::json& saved);

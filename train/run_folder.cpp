@@ -1,6 +1,7 @@
 // The files of a run.
 #include "train/run_folder.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <system_error>
 
@@ -15,7 +16,8 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kHeader =
-    "epoch,step,seconds,lr,train_loss,train_accuracy,test_loss,test_accuracy,test_accuracy_tta,images_per_second\n";
+    "epoch,step,seconds,lr,train_loss,train_accuracy,test_loss,test_accuracy,test_accuracy_tta,images_per_second";
+constexpr const char* kHeldOutHeader = ",held_out_loss,held_out_accuracy";  // with --holdout
 
 // The first of runs/1, runs/2, ... that this program, and no other that starts beside it, has made.
 std::string new_numbered_folder(std::error_code& error) {
@@ -38,6 +40,10 @@ void to_json(nlohmann::json& to, const MetricsRow& r) {
         {"train_loss", r.train_loss},
         {"train_accuracy", r.train_accuracy},
         {"images_per_second", r.images_per_second}};
+  if (r.held_out) {
+    to["held_out_loss"] = r.held_out->loss;
+    to["held_out_accuracy"] = r.held_out->accuracy;
+  }
   if (r.test) {
     to["test_loss"] = r.test->loss;
     to["test_accuracy"] = r.test->accuracy;
@@ -53,6 +59,8 @@ void from_json(const nlohmann::json& from, MetricsRow& r) {
   from.at("train_loss").get_to(r.train_loss);
   from.at("train_accuracy").get_to(r.train_accuracy);
   from.at("images_per_second").get_to(r.images_per_second);
+  r.held_out.reset();
+  if (from.contains("held_out_accuracy")) r.held_out = {from.at("held_out_loss"), from.at("held_out_accuracy")};
   r.test.reset();
   if (from.contains("test_accuracy"))
     r.test = {from.at("test_loss"), from.at("test_accuracy"), from.at("test_accuracy_tta")};
@@ -83,12 +91,19 @@ void RunFolder::make() {
 }
 
 void RunFolder::write_metrics(const std::vector<MetricsRow>& rows) const {
-  std::string text = kHeader;
+  const bool held_out = std::any_of(rows.begin(), rows.end(), [](const MetricsRow& r) { return r.held_out; });
+  std::string text = fmt::format("{}{}\n", kHeader, held_out ? kHeldOutHeader : "");
   for (const MetricsRow& r : rows) {
     const std::string test =
         r.test ? fmt::format("{:.6f},{:.6f},{:.6f}", r.test->loss, r.test->accuracy, r.test->accuracy_tta) : ",,";
-    text += fmt::format("{},{},{:.3f},{:.6g},{:.6f},{:.6f},{},{:.1f}\n", r.epoch, r.step, r.seconds, r.lr, r.train_loss,
+    text += fmt::format("{},{},{:.3f},{:.6g},{:.6f},{:.6f},{},{:.1f}", r.epoch, r.step, r.seconds, r.lr, r.train_loss,
                         r.train_accuracy, test, r.images_per_second);
+    if (r.held_out) {
+      text += fmt::format(",{:.6f},{:.6f}", r.held_out->loss, r.held_out->accuracy);
+    } else if (held_out) {  // of a run that kept none aside then
+      text += ",,";
+    }
+    text += "\n";
   }
   write_whole_text(metrics(), text);
 }

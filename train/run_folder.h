@@ -15,12 +15,18 @@ struct TestFigures {
   double loss = 0, accuracy = 0, accuracy_tta = 0;
 };
 
+/// What the images kept aside gave.
+struct HeldOutFigures {
+  double loss = 0, accuracy = 0;
+};
+
 /// One line of metrics.csv; seconds are those of training, evaluation apart.
 struct MetricsRow {
   std::int64_t epoch = 0, step = 0;
   double seconds = 0, lr = 0, train_loss = 0, train_accuracy = 0;
   std::optional<TestFigures> test;  ///< where the epoch was evaluated
   double images_per_second = 0;
+  std::optional<HeldOutFigures> held_out;  ///< with --holdout
 };
 void to_json(nlohmann::json& to, const MetricsRow& row);
 void from_json(const nlohmann::json& from, MetricsRow& row);

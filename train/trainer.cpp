@@ -25,7 +25,7 @@ void on_signal(int signal) {
 
 constexpr std::int64_t kWhiteningImages = 5000;
 constexpr std::int64_t kWarmUpSteps = 3;  // a device records the third
-constexpr double kEmaDecay = 0.99, kMostSteps = 1e12;
+constexpr double kEmaDecay = 0.99;
 constexpr const char* kUpdates = "updates";  // the count that Ema keeps among its tensors
 
 std::string percent(double fraction) { return fmt::format("{:.2f} %", 100 * fraction); }
@@ -75,8 +75,8 @@ void Trainer::build() {
   check(steps_per_epoch_ > 0, "--batch-size: {} images a step, but only {} to train on", plan_.batch_size,
         data_.train.count());
   const double steps = std::ceil(plan_.epochs * static_cast<double>(steps_per_epoch_));
-  check(steps <= kMostSteps, "--epochs: {:g} epochs of {} steps are more than {:g} steps", plan_.epochs,
-        steps_per_epoch_, kMostSteps);
+  check(steps <= static_cast<double>(kMostSteps), "--epochs: {:g} epochs of {} steps are more than {} steps",
+        plan_.epochs, steps_per_epoch_, kMostSteps);
   total_steps_ = static_cast<std::int64_t>(steps);
 
   precision_ = precision_type(options_.precision);
@@ -231,17 +231,19 @@ std::optional<MetricsRow> Trainer::evaluate_epoch() {
     if (!test) return std::nullopt;
     figures = {test->loss, test->accuracy, *test->accuracy_tta};
   }
+  std::optional<HeldOutFigures> held_out;
   if (held_out_.images) {
     how.tta = false;
     const auto chosen_by = evaluate(*model_, held_out_, data_.normalisation, how);
     if (!chosen_by) return std::nullopt;
+    held_out = {chosen_by->loss, chosen_by->accuracy};
     state_.held_out = chosen_by->accuracy;
     fmt::print("held-out images: loss {:.4f} accuracy {}\n", chosen_by->loss, percent(chosen_by->accuracy));
   }
   const auto n = static_cast<double>(state_.images);
   return MetricsRow{
-      (state_.step - 1) / steps_per_epoch_ + 1, state_.step, state_.seconds,          state_.lr, state_.loss / n,
-      static_cast<double>(state_.correct) / n,  figures,     n / state_.epoch_seconds};
+      (state_.step - 1) / steps_per_epoch_ + 1, state_.step, state_.seconds,           state_.lr, state_.loss / n,
+      static_cast<double>(state_.correct) / n,  figures,     n / state_.epoch_seconds, held_out};
 }
 
 bool Trainer::test_is_due() const {
