@@ -9,6 +9,7 @@
 #include "bench/machine.h"
 #include "core/autograd.h"
 #include "core/memory.h"
+#include "core/output.h"
 #include "core/parallel.h"
 #include "cuda/memory.h"
 #include "cuda/profile.h"
@@ -219,7 +220,9 @@ int main(int argc, char** argv) try {
     dattn::check(setting.device == dattn::Device::cuda, "--profile: --device auto has found no GPU to profile");
     return dattn::profile(chosen, setting);
   }
-  return dattn::run(chosen, rounds, setting, json);
+  const int status = dattn::run(chosen, rounds, setting, json);
+  dattn::flush_output();
+  return status;
 } catch (const std::exception& error) {
   fmt::print(stderr, "bench: {}\n", error.what());
   return 1;

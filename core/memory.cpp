@@ -105,7 +105,7 @@ void trim(CachingPool& p) {
 template <typename Attempt>
 void* from_system(CachingPool& p, std::size_t size, const Attempt& attempt) {
   void* block = nullptr;
-  if (size <= p.most) {
+  if (p.statistics.in_use + size <= p.most) {
     block = attempt();
     if (!block) trim(p), block = attempt();
   }

@@ -250,11 +250,8 @@ StateFile read_state(const std::string& file, std::uint64_t file_bytes, const Re
 using Item = TensorMap::const_iterator;
 
 std::string json_string(const std::string& path, const std::string& text) {
-  try {
-    return Json(text).dump();
-  } catch (const Json::exception&) {
-    fail("{}: the name or text {} is not valid UTF-8", path, shown(text));
-  }
+  if (!is_utf8(text)) fail("{}: the name or text {} is not valid UTF-8", path, shown(text));
+  return Json(text).dump();
 }
 
 /// The header, its length in front, padded with spaces so that the elements start on a multiple of 8 bytes.
@@ -285,6 +282,14 @@ std::string make_header(const std::string& path, const std::vector<Item>& items,
 
 }  // namespace
 
+bool is_utf8(const std::string& text) {
+  try {
+    return !Json(text).dump().empty();
+  } catch (const Json::exception&) {
+    return false;
+  }
+}
+
 StateFile read_state_bytes(std::span<const std::byte> bytes, const std::string& name) {
   return read_state(name, bytes.size(), [&](std::uint64_t offset, std::uint64_t count, void* to) {
     std::memcpy(to, bytes.data() + offset, count);
@@ -292,7 +297,7 @@ StateFile read_state_bytes(std::span<const std::byte> bytes, const std::string& 
 }
 
 StateFile read_state_file(const std::string& path) {
-  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));  // a pipe is refused, not waited for
   if (!file.ok()) fail("{}: cannot be opened: {}", path, system_error());
   struct stat status {};
   check(::fstat(file.get(), &status) == 0 && S_ISREG(status.st_mode), "{}: is not a regular file", path);

@@ -20,6 +20,9 @@ struct StateFile {
   Metadata metadata;
 };
 
+/// Whether a text is valid UTF-8, as all names and texts of state files are.
+bool is_utf8(const std::string& text);
+
 /// Reads a whole file. Error, with the path, the place and what was expected and found, wherever Python's package
 /// refuses it; also where a name stands twice, a field is unknown, a tensor has more than Shape::kMaxRank dimensions,
 /// or its type is none of Dtype's (F32, F64, BF16, I64, I32, U8). Allocates no more than the file holds, whatever its

@@ -5,6 +5,7 @@
 
 #include "core/memory.h"
 #include "core/parallel.h"
+#include "core/state_file.h"
 #include "datasets/files.h"
 #include "datasets/picture.h"
 
@@ -32,6 +33,7 @@ std::vector<std::string> classes_in(const fs::path& split) {
   for (const auto& name : names) {
     check(fs::is_directory(split / name), "image_folder: {}: expected folders only, one for each class, found '{}'",
           split.string(), name);
+    check(is_utf8(name), "image_folder: {}: expected class names in UTF-8, found one of other bytes", split.string());
   }
   check(!names.empty(), "image_folder: {}: expected a folder of images for each class, found none", split.string());
   return names;

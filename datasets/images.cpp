@@ -66,8 +66,12 @@ DataSets load_data(const std::string& source, const LoadOptions& options) {
                       fetch(kCifar10, options.cache.empty() ? cache_folder() : options.cache, options.report));
   } else {
     std::error_code error;
-    check(fs::is_directory(source, error), "data: expected a folder, `cifar10` or `synthetic`, got '{}', which is {}",
-          source, fs::exists(source, error) ? "a file" : "not there");
+    const fs::file_status status = fs::status(source, error);
+    const bool missing = status.type() == fs::file_type::not_found;
+    check(fs::is_directory(status), "data: expected a folder, `cifar10` or `synthetic`, got '{}', which {}", source,
+          missing ? "is not there"
+          : error ? "cannot be looked at: " + error.message()
+                  : "is a file");
     try {
       data = load_folder(source, options);
     } catch (const fs::filesystem_error& failure) {
@@ -78,6 +82,25 @@ DataSets load_data(const std::string& source, const LoadOptions& options) {
   check(side == options.image_size, "data: {} has images of {}x{}, expected {}x{}", data.name, side, side,
         options.image_size, options.image_size);
   return data;
+}
+
+std::string fingerprint(const DataSets& data) {
+  std::uint64_t hash = 0x9E3779B97F4A7C15;
+  const auto add = [&](const void* bytes, std::size_t count) {
+    hash ^= count;
+    for (std::size_t i = 0; i < count; i += sizeof(std::uint64_t)) {
+      std::uint64_t word = 0;
+      std::memcpy(&word, static_cast<const std::byte*>(bytes) + i, std::min(sizeof(word), count - i));
+      hash = (hash ^ word) * 0xD6E8FEB86659FD93;
+      hash ^= hash >> 32;
+    }
+  };
+  for (const ImageSet* set : {&data.train, &data.test}) {
+    add(set->images.raw(), set->images.bytes());
+    add(set->labels.raw(), set->labels.bytes());
+    for (const std::string& name : set->class_names) add(name.data(), name.size());
+  }
+  return fmt::format("{:016x}", hash);
 }
 
 Normalisation channel_statistics(const Tensor& images) {

@@ -46,6 +46,10 @@ struct LoadOptions {
 /// naming the file, the byte, what was expected and what was found.
 DataSets load_data(const std::string& source, const LoadOptions& options = {});
 
+/// A hash of images, labels and names of classes, as hexadecimal digits: the same for the same data wherever it lies.
+/// The images are on the CPU.
+std::string fingerprint(const DataSets& data);
+
 /// Mean and deviation over all pixels of images uint8 [N,H,W,3]. A channel that never changes has deviation 1/255.
 Normalisation channel_statistics(const Tensor& images);
 

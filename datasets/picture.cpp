@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
+#include <vector>
 
 #include "core/error.h"
 #include "datasets/picture_structure.h"
@@ -36,14 +38,38 @@ void* bounded_realloc(void* block, std::size_t bytes) {
 
 namespace dattn {
 
-Picture decode_picture(const std::string& name, std::span<const std::uint8_t> bytes) {
-  check_picture_structure(name, bytes);
+namespace {
+
+// A PNG whose palette has all 256 colours, those that the file leaves out black: stb_image would read what is in its
+// memory by chance. Other pictures as they are. (Nobody looks at the chunk's check sum any more.)
+std::vector<std::uint8_t> with_whole_palette(std::span<const std::uint8_t> bytes) {
+  constexpr std::size_t kColours = 3 * 256, kSignature = 8;
+  std::vector<std::uint8_t> whole(bytes.begin(), bytes.end());
+  if (bytes[0] != 0x89) return whole;
+  for (std::size_t at = kSignature; at + 8 <= whole.size();) {
+    const std::size_t length = std::size_t{whole[at]} << 24 | std::size_t{whole[at + 1]} << 16 |
+                               std::size_t{whole[at + 2]} << 8 | whole[at + 3];
+    if (std::memcmp(whole.data() + at + 4, "PLTE", 4) == 0 && length < kColours) {
+      whole.insert(whole.begin() + static_cast<std::ptrdiff_t>(at + 8 + length), kColours - length, 0);
+      whole[at + 2] = kColours >> 8, whole[at + 3] = kColours & 255;
+      return whole;
+    }
+    at += length + 12;
+  }
+  return whole;
+}
+
+}  // namespace
+
+Picture decode_picture(const std::string& name, std::span<const std::uint8_t> file) {
+  check_picture_structure(name, file);
+  const std::vector<std::uint8_t> bytes = with_whole_palette(file);
   int width = 0, height = 0, channels = 0;
   const std::unique_ptr<stbi_uc, void (*)(void*)> pixels(
       stbi_load_from_memory(bytes.data(), static_cast<int>(bytes.size()), &width, &height, &channels, 3),
       stbi_image_free);
   check(pixels != nullptr, "image: {}: expected a whole picture in {} bytes, found one that cannot be decoded: {}",
-        name, bytes.size(), stbi_failure_reason());
+        name, file.size(), stbi_failure_reason());
   Picture picture{height, width, {}};
   picture.rgb.assign(pixels.get(), pixels.get() + picture.height * picture.width * 3);
   return picture;

@@ -190,6 +190,19 @@ class JpegWalk {
   std::array<std::array<bool, 4>, 2> there_{};  // Huffman tables of the means (DC) and of the waves (AC)
 };
 
+/// Rows of indices into a palette of `colours`: one beyond them has no colour.
+void check_bmp_indices(const Source& file, std::size_t offset, std::int64_t width, std::int64_t height,
+                       std::int64_t bits, std::int64_t colours) {
+  file.expect(bits == 1 || bits == 4 || bits == 8, 28, "a BMP of 1, 4 or 8 bits a pixel, or more, found {}", bits);
+  for (std::int64_t row = 0; row < height; ++row, offset += static_cast<std::size_t>((width * bits + 31) / 32 * 4)) {
+    for (std::int64_t i = 0; i < width; ++i) {
+      const std::size_t at = offset + static_cast<std::size_t>(i * bits / 8);
+      const std::int64_t index = file.bytes[at] >> (8 - bits - i * bits % 8) & ((1 << bits) - 1);
+      file.expect(index < colours, at, "an index into the {} colours of a BMP, found {}", colours, index);
+    }
+  }
+}
+
 /// A fixed header, then rows padded to four bytes from a given offset on; the uncompressed kinds.
 void check_bmp(const Source& file) {
   file.need(0, 26, "a BMP header");
@@ -202,6 +215,10 @@ void check_bmp(const Source& file) {
   const std::int64_t bits = file.little(is_old ? 24 : 28, 2);
   file.check_size(18, width, height);
   file.need(offset, static_cast<std::size_t>((width * bits + 31) / 32 * 4 * height), "the rows of a BMP");
+  if (bits > 8) return;
+  // stb_image counts a palette of the old kind four entries short.
+  const std::int64_t head = is_old ? 38 : std::int64_t{14} + header, entry = is_old ? 3 : 4;
+  check_bmp_indices(file, offset, width, height, bits, std::max<std::int64_t>(0, (offset - head) / entry));
 }
 
 bool starts_with(Bytes bytes, std::string_view start) {

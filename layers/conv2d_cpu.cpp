@@ -135,6 +135,7 @@ class Convolution {
 
   // Tiles whose source fits the L2 cache, of all panels; panel by panel where tiles are few.
   void run() {
+    if (Ht_ == 0) return;
     const std::int64_t bytes = std::max<std::int64_t>(1, H_ * W_ * G_ * Cs_ * static_cast<std::int64_t>(sizeof(T)));
     std::int64_t images = std::clamp<std::int64_t>(kTileBytes / bytes, 1, 4 * kRows);
     if (images > kRows) images -= images % kRows;  // so that the corners of all images fill whole blocks

@@ -46,6 +46,7 @@ HWY_INLINE void for_numbers(std::int64_t images, std::int64_t n, F&& f) {
 
 void PositionsForward(const Tensor& offsets, double factor, Tensor& positions) {
   dispatch_float("dattention_positions", offsets.dtype(), [&]<typename T>() HWY_ATTR {
+    if (offsets.elements() == 0) return;
     const std::int64_t image = offsets.elements() / offsets.size(0);
     Scratch<T> reference(static_cast<std::size_t>(image)), range(static_cast<std::size_t>(image));
     fill_references(offsets.shape(), factor, reference.data(), range.data());
@@ -63,6 +64,7 @@ void PositionsForward(const Tensor& offsets, double factor, Tensor& positions) {
 
 void PositionsBackward(const Tensor& dpositions, const Tensor& offsets, double factor, Tensor& doffsets) {
   dispatch_float("dattention_positions", offsets.dtype(), [&]<typename T>() HWY_ATTR {
+    if (offsets.elements() == 0) return;
     const std::int64_t image = offsets.elements() / offsets.size(0);
     Scratch<T> reference(static_cast<std::size_t>(image)), range(static_cast<std::size_t>(image));
     fill_references(offsets.shape(), factor, reference.data(), range.data());

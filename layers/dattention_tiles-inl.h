@@ -48,7 +48,7 @@ struct Plan {
         head_channels(channels / heads) {
     // Gradients of a fixed table are as large as the scores of an image, so they are not held once for each part.
     parts = bias == BiasKind::fixed ? 1 : std::clamp<std::int64_t>(images, 1, kTasks);
-    const std::int64_t tiles = tile_count(queries, tile);
+    const std::int64_t tiles = std::max<std::int64_t>(1, tile_count(queries, tile));
     chunk_queries = tile * tile_count(tiles, std::min(tiles, tile_count(kTasks, parts * heads)));
     chunks = tile_count(queries, chunk_queries);
     heads_together = parts >= kTasks ? heads : 1;

@@ -79,7 +79,8 @@ void gather(const Tensor& source, const Tensor& w, const Tensor& b, const Tensor
   const std::int64_t Ht = target.size(1), Wt = target.size(2), image = source.size(1) * g.W * g.C;
   const S *from = source.data<S>(), *plus = addend ? addend.data<S>() : nullptr;
   S* to = target.data<S>();
-  const std::int64_t tile = std::max<std::int64_t>(1, 4096 / (Wt * g.C));  // rows: some microseconds of work
+  const std::int64_t tile =
+      std::max<std::int64_t>(1, 4096 / std::max<std::int64_t>(1, Wt * g.C));  // rows: some microseconds of work
   parallel_for(source.size(0) * Ht, tile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     for (std::int64_t r = begin; r < end; ++r) {
       for (std::int64_t j = 0; j < Wt; ++j) {

@@ -96,6 +96,20 @@ TEST(Conv2d, AnEmptyBatchIsNoError) {
   EXPECT_EQ(w.grad().at(0), 0.0);
 }
 
+TEST(Conv2d, AnEmptySideIsPaddingAlone) {
+  for (const std::int64_t groups : {1, 2}) {
+    const Parameter w(Tensor::full({2, 3, 3, 2 / groups}, 1), Role::matrix), b(Tensor::full({2}, 3), Role::vector);
+    for (const Shape& shape : {Shape{1, 0, 4, 2}, Shape{1, 4, 0, 2}}) {
+      const Tensor x = Tensor::zeros(shape).track();
+      const Tensor y = conv2d(x, w, b, {.padding = 2, .groups = groups});
+      ASSERT_EQ(y.elements(), 2 * 2 * 6);
+      for (std::int64_t i = 0; i < y.elements(); ++i) EXPECT_EQ(y.at(i), 3);
+      backward(y, Tensor::full(y.shape(), 1));
+      EXPECT_EQ(x.grad().shape(), shape);
+    }
+  }
+}
+
 TEST(Conv2d, Errors) {
   const Tensor x = Tensor::zeros({8, 32, 32, 3});
   const auto error = [&](const Shape& w, const Conv2dOptions& o) {

@@ -187,6 +187,20 @@ DAttention make(const DAttentionOptions& options) {
 }
 
 // The scores of this call alone would take 2 * 4096 * 4096 * 4 bytes = 128 MiB; tensors of its size take 256 KiB.
+TEST(DAttention, AnEmptyBatchIsNoError) {
+  Random random(1, Purpose::init);
+  DAttentionOptions options{.channel = 8, .q_h = 4, .q_w = 3, .n_heads = 2, .n_groups = 2};
+  for (const bool dwc : {true, false}) {
+    options.dwc_pe = dwc;
+    const DAttention attention(options, random);
+    const Tensor x = Tensor::zeros({0, 4, 3, 8}).track();
+    const Tensor y = attention(x);
+    EXPECT_EQ(y.shape(), x.shape());
+    backward(y, Tensor::zeros(y.shape()));
+    EXPECT_EQ(x.grad().shape(), x.shape());
+  }
+}
+
 TEST(DAttention, MemoryIsLinearInPixels) {
   DAttentionOptions options{.channel = 16, .q_h = 64, .q_w = 64, .n_heads = 2, .n_groups = 2, .dwc_pe = false};
   const DAttention module = make(options);

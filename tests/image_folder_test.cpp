@@ -100,6 +100,22 @@ TEST(Picture, ResizingKeepsTheSmoothAndAveragesTheFine) {
   }
 }
 
+// A BMP of 2 x 1 pixels, eight bits each, whose palette has two colours, white and red.
+ByteList palette_bmp(std::uint8_t left, std::uint8_t right) {
+  ByteList bmp(54 + 8 + 4);
+  bmp[0] = 'B', bmp[1] = 'M';
+  const std::pair<std::size_t, std::uint32_t> fields[] = {
+      {2, 66}, {10, 62}, {14, 40}, {18, 2}, {22, 1}, {26, 1 | 8 << 16}, {46, 2}, {54, 0xFFFFFF}, {58, 0xFF0000}};
+  for (const auto& [at, value] : fields) write_little(bmp, at, value);
+  bmp[62] = left, bmp[63] = right;
+  return bmp;
+}
+
+TEST(Picture, IndicesBeyondAPaletteAreRefused) {
+  EXPECT_EQ(decode(palette_bmp(0, 1)).rgb, (ByteList{255, 255, 255, 255, 0, 0}));
+  EXPECT_EQ(refusal(palette_bmp(1, 2)), "image: x: byte 63: expected an index into the 2 colours of a BMP, found 2");
+}
+
 TEST(Picture, OtherFilesAreRefused) {
   EXPECT_EQ(refusal({}), "image: x: byte 0: expected a PNG, JPEG or BMP file, found an empty file");
   EXPECT_EQ(refusal({'G', 'I', 'F', '8'}), "image: x: byte 0: expected a PNG, JPEG or BMP file, found 47 49 46 38");

@@ -304,6 +304,8 @@ TEST_F(StateFileTest, ReadErrorsNameThePath) {
   EXPECT_EQ(error_text([&] { read_state_file(path("none")); }),
             path("none") + ": cannot be opened: No such file or directory");
   EXPECT_EQ(error_text([&] { read_state_file(folder_.path()); }), folder_.path() + ": is not a regular file");
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  EXPECT_EQ(error_text([&] { read_state_file(path("pipe")); }), path("pipe") + ": is not a regular file");
 }
 
 TEST_F(StateFileTest, RefusesWhatItCouldNotReadBack) {

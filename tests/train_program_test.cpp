@@ -1,5 +1,7 @@
 // The programs `train` and `eval` as a user runs them: files, resumption bit for bit, signals, errors by their text.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
 
 #include <chrono>
 #include <csignal>
@@ -9,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/state_file.h"
+#include "core/whole_file.h"
 #include "cuda/enable.h"
 #include "program.h"
 #include "small.h"
@@ -192,6 +195,7 @@ TEST_F(TrainProgram, RefusesWhatCannotBe) {
       {"--attention-maps 16", 2, "--attention-maps"},
       {"--attention-maps 15 --attention none", 2, "with none there are no blocks"},
       {"--attention-stride 2 --attention self", 2, "self looks at every pixel"},
+      {"--attention-maps ''", 2, "--attention-maps: expected some of 31, 15, 7"},
       {"--attention-stride 8", 2, "8 is larger than the smallest map with attention, 7 x 7"},
       {"--resume", 2, "--out"},
       {"--out " + out("none") + " --resume", 1, "nothing to resume"},
@@ -220,6 +224,76 @@ TEST_F(TrainProgram, KeepsARunThatIsThere) {
   const auto other = run_program("train", command("a", "--resume --lr-scale 2"));
   EXPECT_EQ(other.status, 1);
   EXPECT_NE(other.output.find("--lr-scale: the run has 1.0, asked for 2.0"), std::string::npos) << other.output;
+}
+
+TEST_F(TrainProgram, TheBestIsSavedBeforeTheEpochCounts) {
+  std::filesystem::create_directories(out("a") + "/best.safetensors/in the way");
+  const auto failed = run_program("train", command("a", kQuick + "--holdout 5 --epochs 1 --save-every 1"));
+  EXPECT_EQ(failed.status, 1) << failed.output;
+  std::filesystem::remove_all(out("a") + "/best.safetensors");
+  const auto resumed = run_program("train", "--resume --out " + out("a"));
+  ASSERT_EQ(resumed.status, 0) << resumed.output;
+  const std::string metrics = read_text(out("a") + "/metrics.csv");
+  EXPECT_EQ(std::count(metrics.begin(), metrics.end(), '\n'), 2) << metrics;
+  ASSERT_EQ(run_program("train", command("b", kQuick + "--holdout 5 --epochs 1")).status, 0);
+  expect_same_checkpoint(last("a"), last("b"));
+  expect_same_checkpoint(read_state_file(out("a") + "/best.safetensors"), last("b"));
+}
+
+TEST_F(TrainProgram, AStopInAnEpochChoosesNothing) {
+  ASSERT_EQ(run_program("train", command("a", kQuick + "--holdout 5 --max-steps 1")).status, 0);
+  EXPECT_FALSE(std::filesystem::exists(out("a") + "/best.safetensors"));
+}
+
+TEST_F(TrainProgram, AFinishedRunHasItsMetricsAgain) {
+  ASSERT_EQ(run_program("train", command("a", kQuick + "--epochs 1")).status, 0);
+  const std::string metrics = read_text(out("a") + "/metrics.csv");
+  std::filesystem::remove(out("a") + "/metrics.csv");
+  ASSERT_EQ(run_program("train", "--resume --out " + out("a")).status, 0);
+  EXPECT_EQ(read_text(out("a") + "/metrics.csv"), metrics);
+}
+
+TEST_F(TrainProgram, OneProcessWritesIntoAFolder) {
+  ASSERT_EQ(run_program("train", command("a", kQuick + "--max-steps 1")).status, 0);
+  const std::string partial = out("a") + "/last.safetensors.partial-1-0";
+  std::ofstream(partial) << "of the other process";
+  std::filesystem::create_directories(out("b"));
+  for (const auto& [name, more] : {std::pair("a", "--resume"), {"b", ""}}) {
+    const Descriptor folder(::open(out(name).c_str(), O_RDONLY | O_DIRECTORY));
+    ASSERT_EQ(::flock(folder.get(), LOCK_EX), 0);
+    const auto result = run_program("train", command(name, kQuick + more));
+    EXPECT_EQ(result.status, 1);
+    EXPECT_NE(result.output.find("another train writes into this folder"), std::string::npos) << result.output;
+  }
+  EXPECT_TRUE(std::filesystem::exists(partial));
+  ASSERT_EQ(run_program("train", "--resume --out " + out("a")).status, 0);
+  EXPECT_FALSE(std::filesystem::exists(partial));
+}
+
+TEST_F(TrainProgram, DataMayMoveButNotChange) {
+  ASSERT_EQ(run_program("train", command("a", kQuick + "--max-steps 1")).status, 0);
+  ASSERT_EQ(run_program("train", command("b", kQuick)).status, 0);
+  std::filesystem::rename(data(), folder_ / "moved");
+  const std::string resume = "--resume --out " + out("a") + " --data " + (folder_ / "moved");
+  const std::string file = folder_ / "moved/data_batch_1.bin";
+  const std::string bytes = read_text(file);
+  std::string changed = bytes;
+  changed[100] = static_cast<char>(changed[100] ^ 1);
+  std::ofstream(file, std::ios::binary) << changed;
+  const auto refused = run_program("train", resume);
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_NE(refused.output.find("are not those that the run in " + out("a") + " was made with"), std::string::npos)
+      << refused.output;
+  std::ofstream(file, std::ios::binary) << bytes;
+  const auto resumed = run_program("train", resume);
+  ASSERT_EQ(resumed.status, 0) << resumed.output;
+  expect_same_checkpoint(last("a"), last("b"));
+}
+
+TEST_F(TrainProgram, PathsAreInUtf8) {
+  const auto result = run_program("train", command("caf\xe9", kQuick));
+  EXPECT_EQ(result.status, 1);
+  EXPECT_NE(result.output.find("--out: expected a path in UTF-8"), std::string::npos) << result.output;
 }
 
 TEST_F(TrainProgram, AFinishedRunSaysSo) {
@@ -264,6 +338,7 @@ TEST_F(TrainProgram, EvalRefusesCheckpointsThatCannotBe) {
       {"model", R"({"attention_maps": [9]})", "there is no map of 9 pixels"},
       {"model", R"({"classes": 10.7})", "expected a whole number of classes, found 10.7"},
       {"options", "[1]", "no JSON objects"},
+      {"options", R"({"precision": 7})", "there is no precision 7"},
   };
   for (const auto& [what, patch, text] : cases) {
     Metadata metadata = good.metadata;

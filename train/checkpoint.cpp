@@ -42,6 +42,9 @@ void check_info(const CheckpointInfo& info, const nlohmann::json& model) {
           "images cannot be normalised by a mean of {} and a deviation of {}", mean, deviation);
   }
   check(info.options.is_object() && info.state.is_object(), "options and state are no JSON objects");
+  const auto precision = info.options.find("precision");
+  check(precision == info.options.end() || known(kPrecisions, *precision), "there is no precision {}",
+        precision == info.options.end() ? "" : precision->dump());
 }
 
 CheckpointInfo parse_info(const std::string& path, const Metadata& metadata, bool has_ema) {
@@ -59,6 +62,7 @@ CheckpointInfo parse_info(const std::string& path, const Metadata& metadata, boo
     data.at("classes").get_to(info.class_names);
     data.at("mean").get_to(info.normalisation.mean);
     data.at("std").get_to(info.normalisation.std);
+    info.fingerprint = data.value("fingerprint", "");
     info.options = nlohmann::json::parse(metadata.at("options"));
     info.state = nlohmann::json::parse(metadata.at("state"));
     info.has_ema = has_ema;
@@ -77,8 +81,10 @@ void write_checkpoint(const std::string& path, const CheckpointInfo& info, const
   put_state(model, "model.", all);
   put_state(ema, "ema.", all);
   put_state(optimizer, "optimizer.", all);
-  const nlohmann::json data = {
-      {"classes", info.class_names}, {"mean", info.normalisation.mean}, {"std", info.normalisation.std}};
+  const nlohmann::json data = {{"classes", info.class_names},
+                               {"mean", info.normalisation.mean},
+                               {"std", info.normalisation.std},
+                               {"fingerprint", info.fingerprint}};
   write_state_file(path, all,
                    {{"format", kFormat},
                     {"model", to_json(info.model).dump()},

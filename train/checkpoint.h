@@ -22,6 +22,7 @@ struct CheckpointInfo {
   ModelOptions model;
   std::vector<std::string> class_names;
   Normalisation normalisation;  ///< of the images it was trained on
+  std::string fingerprint;      ///< of these images; empty in older checkpoints
   nlohmann::json options;       ///< result_options() of the run
   nlohmann::json state;         ///< the trainer's own: step, epoch, seconds, metrics
   bool has_ema = false;

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "core/output.h"
 #include "train/golden.h"
 
 namespace {
@@ -52,6 +53,7 @@ int main(int argc, char** argv) {
   try {
     bool ok = true;
     for (const auto& file : golden_files(argv[1])) ok &= report(file);
+    dattn::flush_output();
     return ok ? 0 : 1;
   } catch (const std::exception& error) {
     fmt::print(stderr, "dattn_golden: {}\n", error.what());

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "core/output.h"
 #include "core/parallel.h"
 #include "datasets/images.h"
 #include "train/checkpoint.h"
@@ -78,7 +79,7 @@ int run(const Options& options) {
                                                            : options.precision);
   const Evaluation e = *evaluate(*model, set, checkpoint.info().normalisation, how);
   if (options.json) {
-    fmt::print("{}\n", to_json(options, e, names).dump());
+    fmt::print("{}\n", to_json(options, e, names).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
     print_table(options, e, names);
   }
@@ -108,7 +109,9 @@ int main(int argc, char** argv) try {
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;
   }
-  return dattn::run(options);
+  const int status = dattn::run(options);
+  dattn::flush_output();
+  return status;
 } catch (const std::exception& error) {
   fmt::print(stderr, "eval: {}\n", error.what());
   return 1;

@@ -54,7 +54,7 @@ std::string resume_options(const TrainOptions& o) {
   return text;
 }
 
-void set_result_options(TrainOptions& o, const nlohmann::json& saved) {
+void set_result_options(TrainOptions& o, const nlohmann::json& saved, const std::string& path) {
   try {
     saved.at("data").get_to(o.data);
     saved.at("model").get_to(o.model);
@@ -71,8 +71,11 @@ void set_result_options(TrainOptions& o, const nlohmann::json& saved) {
     o.attention_maps = saved.value("attention-maps", usual.attention_maps);
     o.attention_stride = saved.value("attention-stride", usual.attention_stride);
   } catch (const nlohmann::json::exception& e) {
-    fail("checkpoint: its options cannot be read ({})", e.what());
+    fail("checkpoint {}: its options cannot be read ({})", path, e.what());
   }
+  const auto positive = [](double value) { return value > 0 && std::isfinite(value); };
+  check(positive(o.epochs) && positive(o.lr_scale) && o.batch_size >= 1 && o.holdout >= 0 && o.attention_stride >= 1,
+        "checkpoint {}: expected positive numbers in its options, got {}", path, saved.dump());
 }
 
 namespace {
@@ -89,6 +92,10 @@ void check_attention(const CLI::App& app, TrainOptions& o) {
   if (app.count("--attention-stride") > 0 && o.attention != "dattention")
     refuse("--attention-stride", "belongs to --attention dattention; " + o.attention + " looks at every pixel");
 
+  for (const std::int64_t side : o.attention_maps) {
+    if (std::find(std::begin(kAttentionMaps), std::end(kAttentionMaps), side) == std::end(kAttentionMaps))
+      refuse("--attention-maps", fmt::format("expected some of {}", fmt::join(kAttentionMaps, ", ")));
+  }
   std::sort(o.attention_maps.rbegin(), o.attention_maps.rend());
   o.attention_maps.erase(std::unique(o.attention_maps.begin(), o.attention_maps.end()), o.attention_maps.end());
   if (o.attention_stride > o.attention_maps.back()) {

@@ -52,8 +52,9 @@ nlohmann::json all_options(const TrainOptions& options);
 /// What to write beside --out and --resume to go on as before, each option after a space: those that differ from the
 /// usual and are not part of the result, but for --max-steps, where this run was told to stop.
 std::string resume_options(const TrainOptions& options);
-/// Sets the options that decide the result from result_options() of a saved run. Error where one is missing.
-void set_result_options(TrainOptions& options, const nlohmann::json& saved);
+/// Sets the options that decide the result from result_options() of the run saved in `path`. Error where one is missing
+/// or out of its range.
+void set_result_options(TrainOptions& options, const nlohmann::json& saved, const std::string& path);
 
 /// Parses the command line of `train`. `given` receives the names of the options that were written there or in
 /// --config. On --help and on errors it prints and sets `exit_code` (0, or 2 for wrong usage).

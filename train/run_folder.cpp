@@ -1,12 +1,15 @@
 // The files of a run.
 #include "train/run_folder.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <system_error>
 
 #include "core/error.h"
-#include "core/whole_file.h"
 #include "train/platform.h"
 
 namespace dattn {
@@ -18,6 +21,10 @@ namespace {
 constexpr const char* kHeader =
     "epoch,step,seconds,lr,train_loss,train_accuracy,test_loss,test_accuracy,test_accuracy_tta,images_per_second";
 constexpr const char* kHeldOutHeader = ",held_out_loss,held_out_accuracy";  // with --holdout
+
+void refuse_run(bool there, const std::string& folder, const std::string& last) {
+  check(!there, "{}: holds a run already ({})\nhint: --resume goes on with it; or choose another --out", folder, last);
+}
 
 // The first of runs/1, runs/2, ... that this program, and no other that starts beside it, has made.
 std::string new_numbered_folder(std::error_code& error) {
@@ -66,17 +73,14 @@ void from_json(const nlohmann::json& from, MetricsRow& r) {
     r.test = {from.at("test_loss"), from.at("test_accuracy"), from.at("test_accuracy_tta")};
 }
 
-RunFolder::RunFolder(const TrainOptions& options) : path_(options.out) {
+RunFolder::RunFolder(const TrainOptions& options) : path_(options.out), resume_(options.resume) {
   std::error_code error;
   const bool there = !path_.empty() && fs::exists(last(), error);
   check(!error || error == std::errc::not_a_directory, "{}: cannot be looked into ({})", path_, error.message());
-  check(!options.resume || there, "resume: nothing to resume, {} is not there\nhint: leave --resume out to begin a run",
+  check(!resume_ || there, "resume: nothing to resume, {} is not there\nhint: leave --resume out to begin a run",
         last());
-  check(options.resume || !there,
-        "{}: holds a run already ({})\nhint: --resume goes on with it; or choose another --out", path_, last());
-  if (there) {
-    for (const std::string& file : {last(), best(), metrics(), run()}) remove_partial_files(file);
-  }
+  refuse_run(there && !resume_, path_, last());
+  if (resume_) lock();
 }
 
 void RunFolder::make() {
@@ -88,6 +92,15 @@ void RunFolder::make() {
   }
   check(!error && fs::is_directory(path_), "{}: the folder cannot be made ({})", path_,
         error ? error.message() : "it is a file");
+  if (!lock_) lock();
+  refuse_run(!resume_ && fs::exists(last(), error), path_, last());  // since the constructor looked
+}
+
+void RunFolder::lock() {
+  lock_ = std::make_unique<Descriptor>(::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const bool taken = lock_->ok() && ::flock(lock_->get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  check(!taken, "{}: another train writes into this folder\nhint: wait for its end, or choose another --out", path_);
+  for (const std::string& file : {last(), best(), metrics(), run()}) remove_partial_files(file);
 }
 
 void RunFolder::write_metrics(const std::vector<MetricsRow>& rows) const {

@@ -1,11 +1,13 @@
 // The files of a run in its folder: last.safetensors, best.safetensors, metrics.csv, run.json.
 #pragma once
 
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "core/whole_file.h"
 #include "train/options.h"
 
 namespace dattn {
@@ -37,7 +39,7 @@ class RunFolder {
   /// resumed one needs one, and what killed writers left there is removed.
   explicit RunFolder(const TrainOptions& options);
   /// Makes the folder where it is missing: without --out the first free of runs/1, runs/2, ...
-  void make();
+  void make();  ///< Error where another process writes into it
 
   const std::string& path() const { return path_; }
   std::string last() const { return path_ + "/last.safetensors"; }
@@ -49,7 +51,12 @@ class RunFolder {
   void write_run(const nlohmann::json& options, const nlohmann::json& facts) const;
 
  private:
+  /// Keeps other processes out as long as this object lives, where the file system can.
+  void lock();
+
   std::string path_;
+  bool resume_;
+  std::unique_ptr<Descriptor> lock_;
 };
 
 }  // namespace dattn

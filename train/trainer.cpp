@@ -17,10 +17,11 @@ namespace {
 
 volatile std::sig_atomic_t signalled = 0;
 
-// The first signal asks the loop to save and stop; a second one ends the program at once.
-void on_signal(int signal) {
+// The first signal asks the loop to save and stop; a second one, of either kind, ends the program at once.
+void on_signal(int) {
   signalled = 1;
-  std::signal(signal, SIG_DFL);
+  std::signal(SIGINT, SIG_DFL);
+  std::signal(SIGTERM, SIG_DFL);
 }
 
 constexpr std::int64_t kWhiteningImages = 5000;
@@ -36,11 +37,16 @@ std::string percent(double fraction) { return fmt::format("{:.2f} %", 100 * frac
 
 Trainer::Trainer(TrainOptions options, const std::vector<std::string>& given)
     : options_(std::move(options)), device_(use_device(options_.device)), folder_(options_) {
+  for (const auto& [option, path] : {std::pair("--data", options_.data), {"--out", options_.out}})
+    check(is_utf8(path), "{}: expected a path in UTF-8, as checkpoints and records keep it, got other bytes", option);
   if (options_.threads > 0) set_thread_count(options_.threads);
   if (options_.resume) {
     resumed_.emplace(folder_.last());
     refuse_other_options(resumed_->info().options, given);
-    set_result_options(options_, resumed_->info().options);
+    const std::string asked = options_.data;
+    set_result_options(options_, resumed_->info().options, folder_.last());
+    // The images may lie elsewhere by now; restore() sees that they are the same.
+    if (std::find(given.begin(), given.end(), "data") != given.end()) options_.data = asked;
   }
   build();
   if (resumed_) restore(*resumed_);
@@ -49,11 +55,11 @@ Trainer::Trainer(TrainOptions options, const std::vector<std::string>& given)
 
 void Trainer::refuse_other_options(const nlohmann::json& saved, const std::vector<std::string>& given) const {
   TrainOptions run;  // with the usual value of what an older run did not know
-  set_result_options(run, saved);
+  set_result_options(run, saved, folder_.last());
   const nlohmann::json asked = result_options(options_), has = result_options(run);
   std::string differences;
   for (const std::string& name : given) {
-    if (!asked.contains(name) || asked[name] == has[name]) continue;
+    if (name == "data" || !asked.contains(name) || asked[name] == has[name]) continue;
     differences += fmt::format("\n  --{}: the run has {}, asked for {}", name, has[name].dump(), asked[name].dump());
   }
   check(differences.empty(), "resume: other options than those of the run in {}:{}\nhint: leave them out",
@@ -64,6 +70,7 @@ void Trainer::build() {
   LoadOptions load;
   load.report = [](const std::string& line) { fmt::print("{}\n", line); };
   data_ = load_data(options_.data, load);
+  fingerprint_ = fingerprint(data_);
   const std::int64_t images = data_.train.count();
   check(options_.holdout < images, "--holdout: {} images cannot be kept aside of {}", options_.holdout, images);
   if (options_.holdout > 0) std::tie(data_.train, held_out_) = holdout(data_.train, options_.holdout, options_.seed);
@@ -74,7 +81,8 @@ void Trainer::build() {
   steps_per_epoch_ = data_.train.count() / plan_.batch_size;
   check(steps_per_epoch_ > 0, "--batch-size: {} images a step, but only {} to train on", plan_.batch_size,
         data_.train.count());
-  const double steps = std::ceil(plan_.epochs * static_cast<double>(steps_per_epoch_));
+  const double exact_steps = plan_.epochs * static_cast<double>(steps_per_epoch_);
+  const double steps = std::max(1.0, std::ceil(exact_steps * (1 - 1e-12)));  // 1.1 * 50 is a little more than 55
   check(steps <= static_cast<double>(kMostSteps), "--epochs: {:g} epochs of {} steps are more than {} steps",
         plan_.epochs, steps_per_epoch_, kMostSteps);
   total_steps_ = static_cast<std::int64_t>(steps);
@@ -115,6 +123,14 @@ void Trainer::warm_up() {
 }
 
 void Trainer::restore(const Checkpoint& checkpoint) {
+  const CheckpointInfo& info = checkpoint.info();
+  const bool same_data = info.class_names == data_.train.class_names &&
+                         info.normalisation.mean == data_.normalisation.mean &&
+                         info.normalisation.std == data_.normalisation.std &&
+                         (info.fingerprint.empty() || info.fingerprint == fingerprint_);
+  check(same_data,
+        "resume: the images of {} are not those that the run in {} was made with\nhint: give --data their folder",
+        options_.data, folder_.path());
   checkpoint.load("model.", state_dict(*model_));
   checkpoint.load("optimizer.", optimizer_tensors());
   checkpoint.load("ema.", averaged_tensors());
@@ -211,10 +227,11 @@ void Trainer::close_epoch(bool whole) {
     state_.correct = state_.images = 0;
     steps_->set_sums({});
   }
-  const bool best = state_.held_out > state_.best_held_out;
+  // The best first: after a kill in between, the epoch is run again, to the same bits.
+  const bool best = whole && state_.held_out > state_.best_held_out;
   if (best) state_.best_held_out = state_.held_out;
-  save(folder_.last());
   if (best) save(folder_.best());
+  save(folder_.last());
   folder_.write_metrics(state_.rows);
 }
 
@@ -260,8 +277,12 @@ void Trainer::save(const std::string& path) {
           "hint: try a smaller --lr-scale",
           name, state_.step, state_.lr);
   }
-  const CheckpointInfo info{model_options(options_, data_.train.classes()), data_.train.class_names,
-                            data_.normalisation, result_options(options_), state_};
+  const CheckpointInfo info{model_options(options_, data_.train.classes()),
+                            data_.train.class_names,
+                            data_.normalisation,
+                            fingerprint_,
+                            result_options(options_),
+                            state_};
   write_checkpoint(path, info, model, averaged_tensors(), optimizer_tensors());
   saved_step_ = state_.step;
 }
@@ -270,6 +291,7 @@ void Trainer::save(const std::string& path) {
 
 int Trainer::run() {
   if (state_.step == total_steps_ && state_.images == 0) {
+    folder_.write_metrics(state_.rows);  // which a kill may have come before
     fmt::print("the run in {} is finished: {} of {} steps\n", folder_.path(), state_.step, total_steps_);
     return 0;
   }

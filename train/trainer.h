@@ -83,6 +83,7 @@ class Trainer {
   std::optional<Checkpoint> resumed_;
   RunFolder folder_;
   DataSets data_;
+  std::string fingerprint_;  // of the data
   ImageSet held_out_;
   RecipePlan plan_;
   Dtype precision_ = Dtype::float32;  // of activations
