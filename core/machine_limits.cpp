@@ -1,5 +1,5 @@
-// Limits of the machine and of control groups (cgroup v2: files memory.max and cpu.max on the way to the process's
-// own).
+// Limits of the machine and of control groups: of version 2 the files memory.max and cpu.max on the way to the
+// process's own group, of version 1 those of the group that is mounted, which in a container is its own.
 #include "core/machine_limits.h"
 
 #include <sched.h>
@@ -30,6 +30,18 @@ void for_control_groups(const char* name, F&& f) {
   }
 }
 
+// The number in a file of version 1; 0 where there is none.
+double number_in(const char* file) {
+  double value = 0;
+  std::ifstream(std::filesystem::path("/sys/fs/cgroup") / file) >> value;
+  return value;
+}
+
+// Processors that a quota of so much time in a period is worth; `most` where there is no limit.
+int processors_of(double quota, double period, int most) {
+  return quota > 0 && period > 0 ? std::min(most, static_cast<int>((quota + period - 1) / period)) : most;
+}
+
 }  // namespace
 
 int usable_processors() {
@@ -39,9 +51,9 @@ int usable_processors() {
   if (sched_getaffinity(0, sizeof(set), &set) == 0) processors = CPU_COUNT(&set);
   for_control_groups("cpu.max", [&](std::istream& file) {
     double quota = 0, period = 0;  // microseconds; no number where there is no limit
-    if (file >> quota >> period && quota > 0 && period > 0)
-      processors = std::min(processors, static_cast<int>((quota + period - 1) / period));
+    if (file >> quota >> period) processors = processors_of(quota, period, processors);
   });
+  processors = processors_of(number_in("cpu/cpu.cfs_quota_us"), number_in("cpu/cpu.cfs_period_us"), processors);
   return std::max(1, processors);
 }
 
@@ -53,6 +65,8 @@ std::size_t usable_memory() {
     std::size_t limit = 0;
     if (file >> limit) bytes = std::min(bytes, limit);
   });
+  const double limit = number_in("memory/memory.limit_in_bytes");
+  if (limit > 0 && limit < static_cast<double>(bytes)) bytes = static_cast<std::size_t>(limit);
   return bytes;
 }
 

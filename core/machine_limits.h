@@ -5,7 +5,7 @@
 
 namespace dattn {
 
-/// Processors that the process may run on, fewer where a control group (cgroup v2) gives it less of their time; at
+/// Processors that the process may run on, fewer where a control group gives it less of their time; at
 /// least 1.
 int usable_processors();
 
