@@ -91,7 +91,7 @@ TEST_F(CudaEvaluate, CheckpointsAreTheCpusFilesAndLoadOnBoth) {
   std::filesystem::create_directories(folder);
   const std::vector<std::string> names{"a", "b", "c", "d", "e", "f", "g"};
   const auto nothing = nlohmann::json::object();
-  const CheckpointInfo info{{"dattn_cnn", "none", kClasses}, names, kTinyNormalisation, nothing, nothing, false};
+  const CheckpointInfo info{{"dattn_cnn", "none", kClasses}, names, kTinyNormalisation, "", nothing, nothing, false};
   const auto write = [&](const std::string& name, Classifier& model) {
     const auto tensors = state_dict(model);
     write_checkpoint(folder + name, info, tensors, {}, {{"state", tensors.front().tensor}});
