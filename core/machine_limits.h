@@ -5,8 +5,7 @@
 
 namespace dattn {
 
-/// Processors that the process may run on, fewer where a control group gives it less of their time; at
-/// least 1.
+/// Processors that the process may run on, fewer where a control group gives it less of their time; at least 1.
 int usable_processors();
 
 /// Bytes of memory and swap together, or the control group's limit of memory where that is less.

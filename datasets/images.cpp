@@ -84,23 +84,39 @@ DataSets load_data(const std::string& source, const LoadOptions& options) {
   return data;
 }
 
-std::string fingerprint(const DataSets& data) {
-  std::uint64_t hash = 0x9E3779B97F4A7C15;
-  const auto add = [&](const void* bytes, std::size_t count) {
-    hash ^= count;
-    for (std::size_t i = 0; i < count; i += sizeof(std::uint64_t)) {
-      std::uint64_t word = 0;
-      std::memcpy(&word, static_cast<const std::byte*>(bytes) + i, std::min(sizeof(word), count - i));
-      hash = (hash ^ word) * 0xD6E8FEB86659FD93;
-      hash ^= hash >> 32;
-    }
-  };
-  for (const ImageSet* set : {&data.train, &data.test}) {
-    add(set->images.raw(), set->images.bytes());
-    add(set->labels.raw(), set->labels.bytes());
-    for (const std::string& name : set->class_names) add(name.data(), name.size());
+namespace {
+
+std::uint64_t hash_of(const void* bytes, std::size_t count) {
+  std::uint64_t hash = 0x9E3779B97F4A7C15 ^ count;
+  for (std::size_t i = 0; i < count; i += sizeof(std::uint64_t)) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, static_cast<const std::byte*>(bytes) + i, std::min(sizeof(word), count - i));
+    hash = (hash ^ word) * 0xD6E8FEB86659FD93;
+    hash ^= hash >> 32;
   }
-  return fmt::format("{:016x}", hash);
+  return hash;
+}
+
+// Of a tensor on the CPU, in pieces on all threads.
+std::uint64_t hash_of(const Tensor& x) {
+  constexpr std::int64_t kPiece = 1 << 18;
+  const auto bytes = static_cast<std::int64_t>(x.bytes());
+  std::vector<std::uint64_t> pieces(static_cast<std::size_t>(tile_count(bytes, kPiece)));
+  parallel_for(bytes, kPiece, [&](std::int64_t begin, std::int64_t end) {
+    pieces[static_cast<std::size_t>(begin / kPiece)] = hash_of(x.raw() + begin, static_cast<std::size_t>(end - begin));
+  });
+  return hash_of(pieces.data(), pieces.size() * sizeof(std::uint64_t));
+}
+
+}  // namespace
+
+std::string fingerprint(const DataSets& data) {
+  std::vector<std::uint64_t> parts;
+  for (const ImageSet* set : {&data.train, &data.test}) {
+    parts.insert(parts.end(), {hash_of(set->images), hash_of(set->labels)});
+    for (const std::string& name : set->class_names) parts.push_back(hash_of(name.data(), name.size()));
+  }
+  return fmt::format("{:016x}", hash_of(parts.data(), parts.size() * sizeof(std::uint64_t)));
 }
 
 Normalisation channel_statistics(const Tensor& images) {

@@ -40,22 +40,29 @@ namespace dattn {
 
 namespace {
 
-// A PNG whose palette has all 256 colours, those that the file leaves out black: stb_image would read what is in its
-// memory by chance. Other pictures as they are. (Nobody looks at the chunk's check sum any more.)
-std::vector<std::uint8_t> with_whole_palette(std::span<const std::uint8_t> bytes) {
-  constexpr std::size_t kColours = 3 * 256, kSignature = 8;
-  std::vector<std::uint8_t> whole(bytes.begin(), bytes.end());
-  if (bytes[0] != 0x89) return whole;
-  for (std::size_t at = kSignature; at + 8 <= whole.size();) {
-    const std::size_t length = std::size_t{whole[at]} << 24 | std::size_t{whole[at + 1]} << 16 |
-                               std::size_t{whole[at + 2]} << 8 | whole[at + 3];
-    if (std::memcmp(whole.data() + at + 4, "PLTE", 4) == 0 && length < kColours) {
-      whole.insert(whole.begin() + static_cast<std::ptrdiff_t>(at + 8 + length), kColours - length, 0);
-      whole[at + 2] = kColours >> 8, whole[at + 3] = kColours & 255;
-      return whole;
-    }
-    at += length + 12;
+// Where the chunk PLTE of a PNG begins, with its length; 0 where there is none, or another kind of picture.
+std::size_t find_palette(std::span<const std::uint8_t> file, std::size_t& length) {
+  if (file[0] != 0x89) return 0;
+  for (std::size_t at = 8; at + 8 <= file.size(); at += length + 12) {
+    length =
+        std::size_t{file[at]} << 24 | std::size_t{file[at + 1]} << 16 | std::size_t{file[at + 2]} << 8 | file[at + 3];
+    const auto is = [&](const char* type) { return std::memcmp(file.data() + at + 4, type, 4) == 0; };
+    if (is("PLTE")) return at;
+    if (is("IEND")) return 0;
   }
+  return 0;
+}
+
+// The bytes that stb_image decodes: those of the file, but for a PNG whose palette has fewer than 256 colours. These it
+// gets in `whole` with black for the others, which it would read from its memory by chance. (It looks at no check sum.)
+std::span<const std::uint8_t> with_whole_palette(std::span<const std::uint8_t> file, std::vector<std::uint8_t>& whole) {
+  constexpr std::size_t kBytes = 3 * 256;
+  std::size_t length = 0;
+  const std::size_t at = find_palette(file, length);
+  if (at == 0 || length >= kBytes || length % 3 != 0) return file;
+  whole.assign(file.begin(), file.end());
+  whole.insert(whole.begin() + static_cast<std::ptrdiff_t>(at + 8 + length), kBytes - length, 0);
+  whole[at + 2] = kBytes >> 8, whole[at + 3] = kBytes & 255;
   return whole;
 }
 
@@ -63,7 +70,8 @@ std::vector<std::uint8_t> with_whole_palette(std::span<const std::uint8_t> bytes
 
 Picture decode_picture(const std::string& name, std::span<const std::uint8_t> file) {
   check_picture_structure(name, file);
-  const std::vector<std::uint8_t> bytes = with_whole_palette(file);
+  std::vector<std::uint8_t> whole;
+  const auto bytes = with_whole_palette(file, whole);
   int width = 0, height = 0, channels = 0;
   const std::unique_ptr<stbi_uc, void (*)(void*)> pixels(
       stbi_load_from_memory(bytes.data(), static_cast<int>(bytes.size()), &width, &height, &channels, 3),

@@ -193,7 +193,6 @@ class JpegWalk {
 /// Rows of indices into a palette of `colours`: one beyond them has no colour.
 void check_bmp_indices(const Source& file, std::size_t offset, std::int64_t width, std::int64_t height,
                        std::int64_t bits, std::int64_t colours) {
-  file.expect(bits == 1 || bits == 4 || bits == 8, 28, "a BMP of 1, 4 or 8 bits a pixel, or more, found {}", bits);
   for (std::int64_t row = 0; row < height; ++row, offset += static_cast<std::size_t>((width * bits + 31) / 32 * 4)) {
     for (std::int64_t i = 0; i < width; ++i) {
       const std::size_t at = offset + static_cast<std::size_t>(i * bits / 8);
@@ -216,6 +215,8 @@ void check_bmp(const Source& file) {
   file.check_size(18, width, height);
   file.need(offset, static_cast<std::size_t>((width * bits + 31) / 32 * 4 * height), "the rows of a BMP");
   if (bits > 8) return;
+  file.expect(bits == 1 || bits == 4 || bits == 8, is_old ? 24 : 28,
+              "a BMP of 1, 4 or 8 bits a pixel, or more, found {}", bits);
   // stb_image counts a palette of the old kind four entries short.
   const std::int64_t head = is_old ? 38 : std::int64_t{14} + header, entry = is_old ? 3 : 4;
   check_bmp_indices(file, offset, width, height, bits, std::max<std::int64_t>(0, (offset - head) / entry));

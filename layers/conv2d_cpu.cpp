@@ -135,11 +135,10 @@ class Convolution {
 
   // Tiles whose source fits the L2 cache, of all panels; panel by panel where tiles are few.
   void run() {
-    if (Ht_ == 0) return;
     const std::int64_t bytes = std::max<std::int64_t>(1, H_ * W_ * G_ * Cs_ * static_cast<std::int64_t>(sizeof(T)));
     std::int64_t images = std::clamp<std::int64_t>(kTileBytes / bytes, 1, 4 * kRows);
     if (images > kRows) images -= images % kRows;  // so that the corners of all images fill whole blocks
-    const std::int64_t rows = bytes <= kTileBytes ? Ht_ : std::max<std::int64_t>(1, kTileBytes * Ht_ / bytes);
+    const std::int64_t rows = std::max<std::int64_t>(1, bytes <= kTileBytes ? Ht_ : kTileBytes * Ht_ / bytes);
     const std::int64_t heights = tile_count(Ht_, rows), tiles = tile_count(N_, images) * heights;
     const std::int64_t panels = tiles >= kFewTiles ? G_ * panels_ : 1, parts = tile_count(G_ * panels_, panels);
     parallel_for(tiles * parts, 1, [&](std::int64_t i, std::int64_t) HWY_ATTR {

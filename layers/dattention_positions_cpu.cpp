@@ -14,22 +14,30 @@ namespace dattn::HWY_NAMESPACE {
 
 // Reference point (1) and offset range of every number of an image's positions [Hk,Wk,G,2].
 template <typename T>
-void fill_references(const Shape& shape, double factor, T* reference, T* range) {
-  const std::int64_t height = shape[1], width = shape[2], groups = shape[3];
-  const auto range_of = [&](std::int64_t size) {
-    return static_cast<T>(factor / static_cast<double>(std::max<std::int64_t>(size - 1, 1)));
-  };
-  const T range_y = range_of(height), range_x = range_of(width);
-  for (std::int64_t i = 0; i < height; ++i) {
-    const T y = static_cast<T>(dattention_reference_point(i, height));
-    for (std::int64_t j = 0; j < width; ++j) {
-      const T x = static_cast<T>(dattention_reference_point(j, width));
-      for (std::int64_t g = 0; g < groups; ++g, reference += 2, range += 2) {
-        reference[0] = y, reference[1] = x, range[0] = range_y, range[1] = range_x;
+class References {
+ public:
+  References(const Shape& shape, double factor)
+      : numbers(shape[1] * shape[2] * shape[3] * 2),
+        point(static_cast<std::size_t>(numbers)),
+        range(static_cast<std::size_t>(numbers)) {
+    const std::int64_t height = shape[1], width = shape[2], groups = shape[3];
+    const auto range_of = [&](std::int64_t size) {
+      return static_cast<T>(factor / static_cast<double>(std::max<std::int64_t>(size - 1, 1)));
+    };
+    const T range_y = range_of(height), range_x = range_of(width);
+    T *p = point.data(), *s = range.data();
+    for (std::int64_t i = 0; i < height; ++i) {
+      const T y = static_cast<T>(dattention_reference_point(i, height));
+      for (std::int64_t j = 0; j < width; ++j) {
+        const T x = static_cast<T>(dattention_reference_point(j, width));
+        for (std::int64_t g = 0; g < groups; ++g, p += 2, s += 2) p[0] = y, p[1] = x, s[0] = range_y, s[1] = range_x;
       }
     }
   }
-}
+
+  const std::int64_t numbers;
+  Scratch<T> point, range;
+};
 
 // Calls f(d, at, i) for vectors of the numbers i of `images` images of n numbers each, `at` being their place among
 // all.
@@ -46,13 +54,10 @@ HWY_INLINE void for_numbers(std::int64_t images, std::int64_t n, F&& f) {
 
 void PositionsForward(const Tensor& offsets, double factor, Tensor& positions) {
   dispatch_float("dattention_positions", offsets.dtype(), [&]<typename T>() HWY_ATTR {
-    if (offsets.elements() == 0) return;
-    const std::int64_t image = offsets.elements() / offsets.size(0);
-    Scratch<T> reference(static_cast<std::size_t>(image)), range(static_cast<std::size_t>(image));
-    fill_references(offsets.shape(), factor, reference.data(), range.data());
-    const T *o = offsets.data<T>(), *r = reference.data(), *s = range.data();
+    References<T> references(offsets.shape(), factor);
+    const T *o = offsets.data<T>(), *r = references.point.data(), *s = references.range.data();
     T* p = positions.data<T>();
-    for_numbers<T>(offsets.size(0), image, [&](auto d, std::int64_t at, std::int64_t i) HWY_ATTR {
+    for_numbers<T>(offsets.size(0), references.numbers, [&](auto d, std::int64_t at, std::int64_t i) HWY_ATTR {
       const auto offset = hn::LoadU(d, o + at), point = hn::LoadU(d, r + i);
       const auto one = hn::Set(d, T(1));
       const auto position = factor >= 0 ? hn::MulAdd(hn::LoadU(d, s + i), hn::Tanh(d, offset), point)
@@ -64,13 +69,11 @@ void PositionsForward(const Tensor& offsets, double factor, Tensor& positions) {
 
 void PositionsBackward(const Tensor& dpositions, const Tensor& offsets, double factor, Tensor& doffsets) {
   dispatch_float("dattention_positions", offsets.dtype(), [&]<typename T>() HWY_ATTR {
-    if (offsets.elements() == 0) return;
-    const std::int64_t image = offsets.elements() / offsets.size(0);
-    Scratch<T> reference(static_cast<std::size_t>(image)), range(static_cast<std::size_t>(image));
-    fill_references(offsets.shape(), factor, reference.data(), range.data());
-    const T *o = offsets.data<T>(), *dp = dpositions.data<T>(), *r = reference.data(), *s = range.data();
+    References<T> references(offsets.shape(), factor);
+    const T *o = offsets.data<T>(), *dp = dpositions.data<T>(), *r = references.point.data(),
+            *s = references.range.data();
     T* po = doffsets.data<T>();
-    for_numbers<T>(offsets.size(0), image, [&](auto d, std::int64_t at, std::int64_t i) HWY_ATTR {  // (31)
+    for_numbers<T>(offsets.size(0), references.numbers, [&](auto d, std::int64_t at, std::int64_t i) HWY_ATTR {  // (31)
       const auto offset = hn::LoadU(d, o + at), gradient = hn::LoadU(d, dp + at);
       const auto one = hn::Set(d, T(1));
       if (factor >= 0) {

@@ -1,5 +1,5 @@
-// The inner product of all convolutions: a block of 6 rows by up to kVectors vectors of columns, held in registers.
-// Included once for each instruction set, like core/simd.h.
+// The inner product of convolutions and linear layers: a block of 6 rows by up to kVectors vectors of columns, held in
+// registers. Included once for each instruction set, like core/simd.h.
 #if defined(DATTN_LAYERS_MULTIPLY_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef DATTN_LAYERS_MULTIPLY_BLOCK_INL_H_
 #undef DATTN_LAYERS_MULTIPLY_BLOCK_INL_H_

@@ -2,7 +2,6 @@
 #include "layers/state_dict.h"
 
 #include <algorithm>
-#include <map>
 
 #include "core/ops.h"
 
@@ -13,8 +12,8 @@ namespace {
 Shape file_shape(const Shape& s) { return s.rank() == 4 ? Shape{s[0], s[3], s[1], s[2]} : s; }
 
 // The tensors of a file whose names begin with a prefix, without it.
-std::map<std::string, Tensor> with_prefix(const TensorMap& file, const std::string& prefix) {
-  std::map<std::string, Tensor> found;
+TensorMap with_prefix(const TensorMap& file, const std::string& prefix) {
+  TensorMap found;
   for (auto it = file.lower_bound(prefix); it != file.end() && it->first.starts_with(prefix); ++it) {
     found.emplace(it->first.substr(prefix.size()), it->second);
   }
@@ -32,7 +31,7 @@ void put_state(const std::vector<NamedTensor>& tensors, const std::string& prefi
 
 void take_state(const TensorMap& file, const std::string& prefix, const std::vector<NamedTensor>& targets,
                 const std::string& path) {
-  const std::map<std::string, Tensor> found = with_prefix(file, prefix);
+  const TensorMap found = with_prefix(file, prefix);
   std::string problems;
   for (const auto& [name, target] : targets) {
     const auto it = found.find(name);

@@ -1,5 +1,4 @@
-// What layers by tile blocks share: weights and rows of bfloat16 as tiles, and sums as results. Included by kernel files
-// after core/simd.h, once for each instruction set.
+// What layers by tile blocks share: weights and rows of bfloat16 as tiles, and sums as results. Included by kernel
 // files after core/simd.h, once for each instruction set.
 #if defined(DATTN_LAYERS_TILE_PACKING_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef DATTN_LAYERS_TILE_PACKING_INL_H_

@@ -116,6 +116,41 @@ TEST(Picture, IndicesBeyondAPaletteAreRefused) {
   EXPECT_EQ(refusal(palette_bmp(1, 2)), "image: x: byte 63: expected an index into the 2 colours of a BMP, found 2");
 }
 
+// A PNG of 2 x 1 pixels, eight bits each, with a palette of these bytes.
+ByteList palette_png(const ByteList& palette, std::uint8_t left, std::uint8_t right) {
+  ByteList png{0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
+  const auto put = [&](std::uint32_t value) {
+    for (int shift = 24; shift >= 0; shift -= 8) png.push_back(static_cast<std::uint8_t>(value >> shift));
+  };
+  const auto chunk = [&](const std::string& type, const ByteList& content) {
+    put(static_cast<std::uint32_t>(content.size()));
+    const auto begin = static_cast<std::ptrdiff_t>(png.size());
+    png.insert(png.end(), type.begin(), type.end());
+    png.insert(png.end(), content.begin(), content.end());
+    std::uint32_t sum = ~0u;
+    for (auto byte = png.begin() + begin; byte != png.end(); ++byte) {
+      sum ^= *byte;
+      for (int bit = 0; bit < 8; ++bit) sum = sum >> 1 ^ (sum & 1 ? 0xEDB88320u : 0);
+    }
+    put(~sum);
+  };
+  chunk("IHDR", {0, 0, 0, 2, 0, 0, 0, 1, 8, 3, 0, 0, 0});
+  chunk("PLTE", palette);
+  chunk("IDAT",
+        {0x78, 1, 1, 3, 0, 0xfc, 0xff, 0, left, right, 0, 0, 0, 0});  // one stored block: no filter, two indices
+  chunk("IEND", {});
+  return png;
+}
+
+TEST(Picture, IndicesBeyondThePaletteOfAPngAreBlack) {
+  const ByteList colours{1, 2, 3, 250, 251, 252};
+  EXPECT_EQ(decode(palette_png(colours, 1, 0)).rgb, (ByteList{250, 251, 252, 1, 2, 3}));
+  for (const std::uint8_t beyond : {2, 100, 255}) {
+    EXPECT_EQ(decode(palette_png(colours, beyond, 1)).rgb, (ByteList{0, 0, 0, 250, 251, 252}));
+  }
+  EXPECT_NE(refusal(palette_png({1, 2, 3, 4}, 0, 0)), "no error");  // one colour and a third
+}
+
 TEST(Picture, OtherFilesAreRefused) {
   EXPECT_EQ(refusal({}), "image: x: byte 0: expected a PNG, JPEG or BMP file, found an empty file");
   EXPECT_EQ(refusal({'G', 'I', 'F', '8'}), "image: x: byte 0: expected a PNG, JPEG or BMP file, found 47 49 46 38");

@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include "core/parallel.h"
 #include "core/tile_block.h"
 #include "instruction_sets.h"
 #include "layers/linear.h"
@@ -63,18 +62,12 @@ TEST_F(LinearBfloat16, MatchProductsInDouble) {
 
 TEST_F(LinearBfloat16, DoNotDependOnThreads) {
   const Tensor x = rounded({2051, 32}, 1), w = rounded({33, 32}, 3).to(Dtype::float32), dy = rounded({2051, 33}, 2);
-  const int before = thread_count();
-  Tensor first_y, first_dw;
-  for (const int threads : {1, 3}) {
-    set_thread_count(threads);
+  expect_same_with_threads([&] {
     Tensor y = Tensor::like(dy), dw = Tensor::zeros(w.shape());
     linear_bfloat16_forward(x, w, Tensor(), y);
     linear_bfloat16_backward_weight(dy, x, dw);
-    if (!first_y) first_y = y, first_dw = dw;
-    EXPECT_TRUE(same_bits(y, first_y));
-    EXPECT_TRUE(same_bits(dw, first_dw));
-  }
-  set_thread_count(before);
+    return std::vector{y, dw};
+  });
 }
 
 // The operation itself takes this way where there is work enough, and others where there is not.

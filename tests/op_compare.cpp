@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/parallel.h"
+
 namespace dattn::test {
 
 double largest(const Tensor& x) {
@@ -27,6 +29,19 @@ double distance(const Tensor& a, const Tensor& b) {
 
 bool same_bits(const Tensor& a, const Tensor& b) {
   return a.shape() == b.shape() && a.dtype() == b.dtype() && std::memcmp(a.raw(), b.raw(), a.bytes()) == 0;
+}
+
+void expect_same_with_threads(const std::function<std::vector<Tensor>()>& f) {
+  const int before = thread_count();
+  std::vector<Tensor> first;
+  for (const int threads : {1, 2, 3}) {
+    set_thread_count(threads);
+    const std::vector<Tensor> now = f();
+    if (first.empty()) first = now;
+    for (std::size_t i = 0; i < first.size(); ++i)
+      EXPECT_TRUE(same_bits(now[i], first[i])) << "result " << i << " with " << threads << " threads";
+  }
+  set_thread_count(before);
 }
 
 double float_bound(std::int64_t reduction) { return (4 + 8 * std::sqrt(static_cast<double>(reduction))) * 1.2e-7; }

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
 
 #include "gradcheck.h"
 
@@ -14,6 +17,9 @@ double largest(const Tensor& x);
 double distance(const Tensor& a, const Tensor& b);
 
 bool same_bits(const Tensor& a, const Tensor& b);
+
+/// Expects the same bits of what f gives with one thread, two and three.
+void expect_same_with_threads(const std::function<std::vector<Tensor>()>& f);
 
 /// How far float32 may be from float64, as a share of the scale, after a sum of `reduction` terms.
 double float_bound(std::int64_t reduction);

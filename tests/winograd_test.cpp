@@ -4,14 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <ostream>
 
-#include "core/parallel.h"
 #include "core/random.h"
 #include "instruction_sets.h"
 #include "layers/pool2d.h"
 #include "op_cases.h"
+#include "op_compare.h"
 
 namespace dattn::test {
 namespace {
@@ -96,16 +95,10 @@ TEST_P(WinogradSizes, IsCloseToTheDirectSums) {
 
 TEST_P(WinogradSizes, AnyNumberOfThreadsGivesTheSameBits) {
   const Problem p(GetParam());
-  const int threads = thread_count();
-  const auto same = [](const Tensor& a, const Tensor& b) { return std::memcmp(a.raw(), b.raw(), a.bytes()) == 0; };
-  set_thread_count(1);
-  const Results one = winograd(p);
-  set_thread_count(3);
-  const Results three = winograd(p);
-  set_thread_count(threads);
-  EXPECT_TRUE(same(one.y, three.y));
-  EXPECT_TRUE(same(one.dx, three.dx));
-  EXPECT_TRUE(same(one.dw, three.dw));
+  expect_same_with_threads([&] {
+    const Results r = winograd(p);
+    return std::vector{r.y, r.dx, r.dw};
+  });
 }
 
 INSTANTIATE_TEST_SUITE_P(Winograd, WinogradSizes,

@@ -11,6 +11,10 @@
 
 namespace dattn {
 
+namespace {
+bool is_positive(double value) { return value > 0 && std::isfinite(value); }
+}  // namespace
+
 ModelOptions model_options(const TrainOptions& o, std::int64_t classes) {
   return {o.model, o.attention, classes, o.attention_maps, o.attention_stride};
 }
@@ -73,8 +77,8 @@ void set_result_options(TrainOptions& o, const nlohmann::json& saved, const std:
   } catch (const nlohmann::json::exception& e) {
     fail("checkpoint {}: its options cannot be read ({})", path, e.what());
   }
-  const auto positive = [](double value) { return value > 0 && std::isfinite(value); };
-  check(positive(o.epochs) && positive(o.lr_scale) && o.batch_size >= 1 && o.holdout >= 0 && o.attention_stride >= 1,
+  check(is_positive(o.epochs) && is_positive(o.lr_scale) && o.batch_size >= 1 && o.holdout >= 0 &&
+            o.attention_stride >= 1,
         "checkpoint {}: expected positive numbers in its options, got {}", path, saved.dump());
 }
 
@@ -107,8 +111,8 @@ void check_attention(const CLI::App& app, TrainOptions& o) {
 const CLI::Validator& positive() {
   static const CLI::Validator validator(
       [](std::string& text) {
-        const double value = std::strtod(text.c_str(), nullptr);
-        return value > 0 && std::isfinite(value) ? std::string() : "expected a number above 0, got " + text;
+        return is_positive(std::strtod(text.c_str(), nullptr)) ? std::string()
+                                                               : "expected a number above 0, got " + text;
       },
       "NUMBER > 0");
   return validator;

@@ -38,8 +38,9 @@ class RunFolder {
   /// The folder of a run, which is looked at only. A new run does not go into a folder that holds a checkpoint; a
   /// resumed one needs one, and what killed writers left there is removed.
   explicit RunFolder(const TrainOptions& options);
-  /// Makes the folder where it is missing: without --out the first free of runs/1, runs/2, ...
-  void make();  ///< Error where another process writes into it
+  /// Makes the folder where it is missing: without --out the first free of runs/1, runs/2, ... Error where another
+  /// process writes into it.
+  void make();
 
   const std::string& path() const { return path_; }
   std::string last() const { return path_ + "/last.safetensors"; }
