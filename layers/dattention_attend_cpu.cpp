@@ -14,6 +14,7 @@
 #include "core/simd.h"
 #include "layers/dattention_kernels.h"
 #include "layers/dattention_tiles-inl.h"
+#include "layers/fast_exp-inl.h"
 #include "layers/small_product-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -33,29 +34,38 @@ void fill_mask(const Plan& plan, const DropoutMask& dropout, const Tile& t, T* m
 
 // --- forward ---
 
-// e^(s - shift), for differences that are zero or less, or hardly more; under -86 (float) the result is as small as
-// that of -86. NaN stays NaN.
-template <typename D>
-HWY_INLINE hn::Vec<D> exp_below(D d, hn::Vec<D> s, hn::Vec<D> shift) {
-  using T = hn::TFromD<D>;
-  if constexpr (std::is_same_v<T, double>) {
-    return exp(d, hn::Sub(s, shift));
-  } else {
-    // x = (n + r) ln 2 with |r| <= 1/2, and 2^r = 1 + r P(r), P interpolated at Chebyshev's nodes to 1e-8. Adding
-    // kRound leaves n, rounded, in the lowest bits of a float, from where it is added to the exponent.
-    constexpr float kRound = 0x1.8p23f;
-    constexpr float kTerms[] = {0.693147182f,   0.240226507f,   0.0555035695f,
-                                0.00961808302f, 0.00133908633f, 0.000154531634f};
-    const auto log2e = hn::Set(d, 1.44269504f);
-    const auto x = hn::Max(hn::Set(d, -86.0f), hn::Sub(s, shift));
-    const auto shifted = hn::MulAdd(x, log2e, hn::Set(d, kRound));
-    const auto r = hn::MulSub(x, log2e, hn::Sub(shifted, hn::Set(d, kRound)));
-    auto p = hn::Set(d, kTerms[5]);
-#pragma GCC unroll 8
-    for (int k = 4; k >= 0; --k) p = hn::MulAdd(p, r, hn::Set(d, kTerms[k]));
-    const auto y = hn::MulAdd(p, r, hn::Set(d, 1.0f));
-    const hn::RebindToUnsigned<D> du;
-    return hn::BitCast(d, hn::Add(hn::BitCast(du, y), hn::ShiftLeft<23>(hn::BitCast(du, shifted))));
+// Where no score of a tile is larger than this, its exponentials and their sums stay far from the ends of a float's
+// range by themselves: a running maximum is not needed, and they are made where the scores are.
+constexpr int kSmallScore = 60;
+
+// Whether no score of a tile with these queries can be beyond kSmallScore: a product is at most the sum of one side's
+// sizes times the largest of the other's.
+template <typename T>
+bool scores_are_small(const Tile& t, std::int64_t head_channels, const T* q, T largest_key, T largest_bias) {
+  const Wide<T> d;
+  const auto small = hn::Set(d, T(kSmallScore));
+  for (std::int64_t i = 0; i < t.queries; i += lane_count<T>()) {
+    auto sum = hn::Zero(d);
+    for (std::int64_t c = 0; c < head_channels; ++c) sum = hn::Add(sum, hn::Abs(hn::LoadU(d, q + c * t.stride + i)));
+    const auto bound = hn::MulAdd(sum, hn::Set(d, largest_key), hn::Set(d, largest_bias));
+    if (!hn::AllTrue(d, hn::Le(bound, small))) return false;
+  }
+  return true;
+}
+
+// sum += the rows of a tile.
+template <typename T>
+void add_rows(const Tile& t, const T* s, T* sum) {
+  const Wide<T> d;
+  for (std::int64_t i = 0; i < t.queries; i += lane_count<T>()) {
+    auto even = hn::LoadU(d, sum + i), odd = hn::Zero(d);
+    std::int64_t j = 0;
+    for (; j + 2 <= t.samples; j += 2) {
+      even = hn::Add(even, hn::LoadU(d, s + j * t.stride + i));
+      odd = hn::Add(odd, hn::LoadU(d, s + (j + 1) * t.stride + i));
+    }
+    if (j < t.samples) even = hn::Add(even, hn::LoadU(d, s + j * t.stride + i));
+    hn::StoreU(hn::Add(even, odd), d, sum + i);
   }
 }
 
@@ -82,10 +92,10 @@ void softmax_step(const Tile& t, std::int64_t head_channels, T* s, T* most, T* s
   for (std::int64_t i = 0; i < t.queries; i += lane_count<T>()) {
     const auto before = hn::LoadU(d, most + i);
     const auto peak = hn::Max(before, column_max(t, s + i));
-    const auto shrink = exp_below(d, before, peak);
+    const auto shrink = fast_exp(d, hn::Sub(before, peak));
     auto total = hn::Mul(hn::LoadU(d, sum + i), shrink);
     for (std::int64_t j = 0; j < samples; ++j) {
-      const auto e = exp_below(d, hn::LoadU(d, s + j * stride + i), peak);
+      const auto e = fast_exp(d, hn::Sub(hn::LoadU(d, s + j * stride + i), peak));
       total = hn::Add(total, e);
       hn::StoreU(e, d, s + j * stride + i);
     }
@@ -124,6 +134,7 @@ template <typename T>
 struct ForwardBuffers {
   Scratch<T> keys, values, q, mix, scores, mask, most, sum;
   Scratch<Window<T>> windows;  // of the image's samples, where the bias has windows
+  T largest_key = 0;
 
   ForwardBuffers(const Plan& plan, std::int64_t tile, bool drops, bool has_windows)
       : keys(size(plan.samples * plan.head_channels)),
@@ -140,19 +151,27 @@ struct ForwardBuffers {
 
 // Mix and lse of the queries of one tile, over all samples. `t` comes with its queries set.
 template <typename T>
-void attend_tile(const Plan& plan, const Bias<T>& bias, const DropoutMask& dropout, Tile t, ForwardBuffers<T>& b) {
+void attend_tile(const Plan& plan, const Bias<T>& bias, const DropoutMask& dropout, T largest_bias, Tile t,
+                 ForwardBuffers<T>& b) {
   const std::int64_t hd = plan.head_channels, width = tile_count(t.queries, lane_count<T>()) * lane_count<T>();
   std::fill_n(b.mix.data(), b.mix.size(), T(0));
-  std::fill_n(b.most.data(), b.most.size(), std::numeric_limits<T>::lowest());
+  const bool small = scores_are_small(t, hd, b.q.data(), b.largest_key, largest_bias);
+  std::fill_n(b.most.data(), b.most.size(), small ? T(0) : std::numeric_limits<T>::lowest());
   std::fill_n(b.sum.data(), b.sum.size(), T(0));
   T* s = b.scores.data();
   for (t.sample = 0; t.sample < plan.samples; t.sample += kTileSamples) {
     t.samples = std::min(kTileSamples, plan.samples - t.sample);
     const T *keys = b.keys.data() + t.sample * hd, *values = b.values.data() + t.sample * hd;
     const bool biased = bias_forward(bias, t, b.windows.data(), s);
-    // (6)
-    small_product<T>(t.samples, width, hd, {keys, hd, 1}, b.q.data(), t.stride, s, t.stride, biased);
-    softmax_step(t, hd, s, b.most.data(), b.sum.data(), b.mix.data());
+    // (6), (7)
+    if (small) {
+      small_product<T>(t.samples, width, hd, {keys, hd, 1}, b.q.data(), t.stride, s, t.stride, biased,
+                       [](auto d, auto score, std::int64_t, std::int64_t) HWY_ATTR { return fast_exp(d, score); });
+      add_rows(t, s, b.sum.data());
+    } else {
+      small_product<T>(t.samples, width, hd, {keys, hd, 1}, b.q.data(), t.stride, s, t.stride, biased);
+      softmax_step(t, hd, s, b.most.data(), b.sum.data(), b.mix.data());
+    }
     if (dropout.drops()) {
       fill_mask(plan, dropout, t, b.mask.data());
       multiply_tile(t, b.mask.data(), s);
@@ -187,12 +206,14 @@ struct ForwardCall {
     const std::int64_t samples = n * plan.samples * plan.channels + column;
     pack_rows(plan, k + samples, plan.samples, T(1), buffers.keys.data());
     pack_rows(plan, v + samples, plan.samples, T(1), buffers.values.data());
+    buffers.largest_key = largest(plan.samples * plan.head_channels, buffers.keys.data());
+    const T largest_bias = bias.largest(head);
     fill_windows(bias, n, head, buffers.windows.data());
     for (std::int64_t i = task.first_query; i < task.last_query; i += tile) {
       const Tile t{n, head, i, std::min(tile, task.last_query - i), 0, 0, tile};
       const std::int64_t at = (n * plan.queries + i) * plan.channels + column;
       pack_columns(plan, q + at, t.queries, scale, tile, buffers.q.data());
-      attend_tile(plan, bias, dropout, t, buffers);
+      attend_tile(plan, bias, dropout, largest_bias, t, buffers);
       unpack_columns(plan, buffers.mix.data(), t.queries, T(1), tile, mix + at);
       std::copy_n(buffers.most.data(), t.queries, lse + (n * plan.heads + head) * plan.queries + i);
     }
@@ -275,7 +296,7 @@ void attend_tile_backward(const Plan& plan, const Bias<T>& bias, const DropoutMa
     // Weights (7) from the scores (6); gradients of scores (19) from those of weights (17).
     small_product<T>(t.samples, width, hd, {keys, hd, 1}, b.q.data(), t.stride, s, t.stride, biased,
                      [lse = b.lse.data()](auto d, auto score, std::int64_t, std::int64_t i)
-                         HWY_ATTR { return exp_below(d, score, hn::LoadU(d, lse + i)); });
+                         HWY_ATTR { return fast_exp(d, hn::Sub(score, hn::LoadU(d, lse + i))); });
     small_product<T>(t.samples, width, hd, {values, hd, 1}, b.dmix.data(), t.stride, ds, t.stride, false,
                      [=, stride = t.stride, delta = b.delta.data()](auto d, auto da, std::int64_t j, std::int64_t i)
                          HWY_ATTR {

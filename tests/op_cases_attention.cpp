@@ -6,16 +6,17 @@ namespace dattn::test {
 
 namespace {
 
-OpCase attending(const char* name, const Shape& queries, const Shape& keys, std::int64_t heads) {
+OpCase attending(const char* name, const Shape& queries, const Shape& keys, std::int64_t heads, double size = 1) {
   return {name,
           [=] {
-            return OpInstance{{{"q", normal(queries, 1)}, {"k", normal(keys, 2)}, {"v", normal(keys, 3)}},
+            return OpInstance{{{"q", normal(queries, 1, size)}, {"k", normal(keys, 2)}, {"v", normal(keys, 3)}},
                               {},
                               [=](std::span<const Tensor> in) { return attention(in[0], in[1], in[2], heads); },
                               {}};
           },
-          keys.rows() + queries.rows(),
-          /*roundings=*/2};
+          // Exponentials are as inexact as the scores are large.
+          static_cast<std::int64_t>(size) * (keys.rows() + queries.rows()),
+          /*roundings=*/size == 1 ? 2 : kNotInBfloat16};
 }
 
 }  // namespace
@@ -31,6 +32,7 @@ std::vector<OpCase> attention_cases() {
       attending("attention_many_queries", {1, 131, 6}, {1, 3, 6}, 2),
       attending("attention_heads_of_four", {2, 7, 8}, {2, 5, 8}, 2),
       attending("attention_heads_of_eight", {1, 9, 16}, {1, 11, 16}, 2),
+      attending("attention_large_scores", {1, 131, 8}, {1, 70, 8}, 1, 30),
       attending("attention_wide_heads", {1, 5, 38}, {1, 9, 38}, 2),
       attending("attention_many_images", {37, 2, 4}, {37, 3, 4}, 2),
       // The gradient of a key projection's bias is zero by theory: what is left goes through sums over the channels of

@@ -1,10 +1,11 @@
-// Elementary functions of core/simd against the standard library in long double, on every instruction set of this
-// processor.
+// Elementary functions of core/simd, and the layers' fast_exp, against the standard library in long double, on every
+// instruction set of this processor.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "tests/simd_test.cpp"
 #include "hwy/foreach_target.h"
 //
 #include "core/simd.h"
+#include "layers/fast_exp-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
@@ -13,7 +14,11 @@ template <typename T>
 void Evaluate(char function, std::int64_t n, const T* x, T* y) {
   for_lanes<T>(n, [&](auto d, std::int64_t i) HWY_ATTR {
     const auto v = hn::LoadU(d, x + i);
-    hn::StoreU(function == 'e' ? erf(d, v) : function == 'x' ? exp(d, v) : tanh(d, v), d, y + i);
+    hn::StoreU(function == 'e'   ? erf(d, v)
+               : function == 'x' ? exp(d, v)
+               : function == 'f' ? fast_exp(d, v)
+                                 : tanh(d, v),
+               d, y + i);
   });
 }
 void EvaluateFloat(char function, std::int64_t n, const float* x, float* y) { Evaluate(function, n, x, y); }
@@ -61,16 +66,16 @@ std::vector<T> dense(double edge) {
   return x;
 }
 
-// The largest error in units in the last place of the right result.
+// The largest error in units in the last place of the right result, or of what is allowed: 1 + slope |x| of them.
 template <typename T>
-double worst_ulp(char function, double edge, long double (*reference)(long double)) {
+double worst_ulp(char function, double edge, long double (*reference)(long double), double slope = 0) {
   const std::vector<T> x = dense<T>(edge), y = evaluate(function, x);
   long double worst = 0;
   for (std::size_t i = 0; i < x.size(); ++i) {
     const long double right = reference(x[i]);
     const T magnitude = std::abs(static_cast<T>(right));
     const long double ulp = std::nextafter(magnitude, std::numeric_limits<T>::infinity()) - magnitude;
-    worst = std::max(worst, std::abs(y[i] - right) / ulp);
+    worst = std::max(worst, std::abs(y[i] - right) / ulp / (1 + slope * std::abs(x[i])));
   }
   return static_cast<double>(worst);
 }
@@ -87,6 +92,18 @@ TYPED_TEST(Simd, ErfIsAccurate) {
 TYPED_TEST(Simd, ExpIsAccurate) {
   test::on_every_instruction_set(
       [] { EXPECT_LE((worst_ulp<TypeParam>('x', sizeof(TypeParam) == 4 ? 87 : 708, std::exp)), 1.5); });
+}
+
+TYPED_TEST(Simd, FastExpIsAccurateWhereItIsPromised) {
+  using T = TypeParam;
+  test::on_every_instruction_set([] {
+    EXPECT_LE((worst_ulp<T>('f', 86, std::exp, 1)), 2);
+    for (const T y : evaluate<T>('f', {-87, -1000, T(-1e20), -std::numeric_limits<T>::infinity()})) {
+      EXPECT_GE(y, 0);
+      EXPECT_LE(y, 4.6e-38);
+    }
+    EXPECT_TRUE(std::isnan(evaluate<T>('f', {std::numeric_limits<T>::quiet_NaN()})[0]));
+  });
 }
 
 TYPED_TEST(Simd, TanhIsAccurate) {
