@@ -36,7 +36,7 @@ void fill_mask(const Plan& plan, const DropoutMask& dropout, const Tile& t, T* m
 
 // Where no score of a tile is larger than this, its exponentials and their sums stay far from the ends of a float's
 // range by themselves: a running maximum is not needed, and they are made where the scores are.
-constexpr int kSmallScore = 60;
+constexpr int kSmallScore = 40;
 
 // Whether no score of a tile with these queries can be beyond kSmallScore: a product is at most the sum of one side's
 // sizes times the largest of the other's.
