@@ -38,6 +38,12 @@ class Timer {
   std::optional<cuda::Stopwatch> watch_;
 };
 
+double median(std::vector<double> numbers) {
+  std::sort(numbers.begin(), numbers.end());
+  const std::size_t middle = numbers.size() / 2;
+  return numbers.size() % 2 ? numbers[middle] : (numbers[middle - 1] + numbers[middle]) / 2;
+}
+
 // Median milliseconds of f over `rounds` calls, after two that warm up.
 double median_ms(int rounds, Device device, const std::function<void()>& f) {
   f();
@@ -45,8 +51,7 @@ double median_ms(int rounds, Device device, const std::function<void()>& f) {
   Timer timer(device);
   std::vector<double> times;
   for (int i = 0; i < rounds; ++i) times.push_back(timer(f));
-  std::nth_element(times.begin(), times.begin() + rounds / 2, times.end());
-  return times[static_cast<std::size_t>(rounds / 2)];
+  return median(std::move(times));
 }
 
 // The same of f as one recorded graph of the device, as training runs its steps.
@@ -121,9 +126,8 @@ nlohmann::json time_case(const Case& one, const Machine& machine, int rounds, Se
 
 void print_head(const Machine& machine, Setting setting) {
   const std::string who = setting.device == Device::cpu ? fmt::format("{} threads", thread_count()) : "the device";
-  fmt::print("{}, {:.0f} GFLOP/s in {}, {:.1f} GB/s, activations in {}\n\n", who, machine.operations_per_second / 1e9,
-             setting.device == Device::cpu ? "float32" : name(setting.precision), machine.bytes_per_second / 1e9,
-             name(setting.precision));
+  fmt::print("{}, {:.0f} GFLOP/s and {:.1f} GB/s, activations in {}\n\n", who, machine.operations_per_second / 1e9,
+             machine.bytes_per_second / 1e9, name(setting.precision));
   fmt::print("{:<26}  {:>11}  {:>11}  {:>11}  {:>9}", "case", "forward, ms", "step, ms", "floor, ms", "peak, MB");
   if (setting.device == Device::cuda) fmt::print("  {:>17}  {:>14}", "eager forward, ms", "eager step, ms");
   fmt::print("\n");
@@ -150,7 +154,8 @@ std::vector<Case> chosen_cases(const std::vector<std::string>& names, Device dev
 }
 
 int run(const std::vector<Case>& chosen, int rounds, Setting setting, bool json) {
-  const Machine machine = setting.device == Device::cpu ? measure_machine() : measure_device(setting.precision);
+  const Machine machine =
+      setting.device == Device::cpu ? measure_machine(setting.precision) : measure_device(setting.precision);
   if (!json) print_head(machine, setting);
   for (const Case& one : chosen) {
     const nlohmann::json result = time_case(one, machine, rounds, setting);
@@ -193,7 +198,7 @@ int main(int argc, char** argv) try {
       ->check(CLI::IsMember(known));
   dattn::add_threads_option(app, threads);
   app.add_option("--rounds", rounds, "Calls that the median is taken of")
-      ->check(CLI::Range(1, 100000))
+      ->transform(dattn::whole_number(1, 100000))
       ->capture_default_str();
   app.add_option("--precision", precision, "Type of activations; weights and sums are float32")
       ->check(dattn::one_of(dattn::kPrecisions))
@@ -207,12 +212,13 @@ int main(int argc, char** argv) try {
     app.parse(argc, argv);
     if (profile && device == "cpu") throw CLI::ValidationError("--profile", "belongs to --device cuda");
   } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? 0 : 2;
+    return dattn::exit_after(app, e);
   }
   const dattn::Setting setting{dattn::use_device(device), dattn::precision_type(precision)};
   const auto chosen = dattn::chosen_cases(names, setting.device);
   if (list) {
     for (const auto& one : chosen) fmt::print("{}\n", one.name);
+    dattn::flush_output();
     return 0;
   }
   if (threads > 0) dattn::set_thread_count(threads);

@@ -37,34 +37,41 @@ Running running_layer(Layer layer, const Shape& shape, Setting setting) {
 
 // --- the least work ---
 
+enum class Passes { forward, both };
+
 // A kernel x kernel convolution to maps of size x size that keeps the size: forward, both gradients, and its activation
 // in and out. The cheapest 3x3 convolution has 36 products for 16 outputs in place of 144.
-Work conv_work(std::int64_t batch, std::int64_t in, std::int64_t out, std::int64_t size, std::int64_t kernel = 3) {
+Work conv_work(Passes passes, std::int64_t batch, std::int64_t in, std::int64_t out, std::int64_t size,
+               std::int64_t kernel = 3) {
   const double pixels = static_cast<double>(batch * size * size), i = static_cast<double>(in),
-               o = static_cast<double>(out), k = static_cast<double>(kernel * kernel);
-  return {3 * 2 * pixels * i * o * (kernel == 3 ? k / 4 : k), pixels * (3 * i + 2 * o)};
+               o = static_cast<double>(out), k = static_cast<double>(kernel * kernel),
+               products = 2 * pixels * i * o * (kernel == 3 ? k / 4 : k);
+  return passes == Passes::forward ? Work{products, pixels * (i + o)} : Work{3 * products, pixels * (3 * i + 2 * o)};
 }
 
 // Projections of queries, samples and mixes, the scores and mixes with their gradients (seven products, two of them
 // forward), and the map in and out.
-Work dattention_work(std::int64_t batch, const DAttentionOptions& o) {
+Work dattention_work(Passes passes, std::int64_t batch, const DAttentionOptions& o) {
   const double pixels = static_cast<double>(o.q_h * o.q_w), n = static_cast<double>(batch),
                samples = static_cast<double>((o.q_h / o.stride) * (o.q_w / o.stride)),
                C = static_cast<double>(o.channel);
-  return {n * (3 * 2 * 2 * (pixels + samples) * C * C + 7 * 2 * pixels * samples * C), 4 * n * pixels * C};
+  const double projections = n * 2 * 2 * (pixels + samples) * C * C, product = n * 2 * pixels * samples * C,
+               map = n * pixels * C;
+  return passes == Passes::forward ? Work{projections + 2 * product, 2 * map}
+                                   : Work{3 * projections + 7 * product, 4 * map};
 }
 
-Work network_work(std::int64_t batch, bool attention) {
-  Work sum = conv_work(batch, 3, 24, 31, 2);
-  sum += conv_work(batch, 24, 64, 31);
-  sum += conv_work(batch, 64, 64, 15);
-  sum += conv_work(batch, 64, 256, 15);
-  sum += conv_work(batch, 256, 256, 7);
-  sum += conv_work(batch, 256, 256, 7);
-  sum += conv_work(batch, 256, 256, 3);
+Work network_work(Passes passes, std::int64_t batch, bool attention) {
+  Work sum = conv_work(passes, batch, 3, 24, 31, 2);
+  sum += conv_work(passes, batch, 24, 64, 31);
+  sum += conv_work(passes, batch, 64, 64, 15);
+  sum += conv_work(passes, batch, 64, 256, 15);
+  sum += conv_work(passes, batch, 256, 256, 7);
+  sum += conv_work(passes, batch, 256, 256, 7);
+  sum += conv_work(passes, batch, 256, 256, 3);
   if (attention) {
-    sum += dattention_work(batch, {.channel = 64, .q_h = 15, .q_w = 15});
-    sum += dattention_work(batch, {.channel = 256, .q_h = 7, .q_w = 7});
+    sum += dattention_work(passes, batch, {.channel = 64, .q_h = 15, .q_w = 15});
+    sum += dattention_work(passes, batch, {.channel = 256, .q_h = 7, .q_w = 7});
   }
   return sum;
 }
@@ -76,7 +83,7 @@ Case dattention_case(const char* name, std::int64_t batch, const DAttentionOptio
     Random random(0, Purpose::init);
     return running_layer(DAttention(options, random), {batch, options.q_h, options.q_w, options.channel}, setting);
   };
-  return {name, make, dattention_work(batch, options)};
+  return {name, make, dattention_work(Passes::both, batch, options)};
 }
 
 Case conv_case(const char* name, std::int64_t batch, std::int64_t in, std::int64_t out, std::int64_t size) {
@@ -84,7 +91,7 @@ Case conv_case(const char* name, std::int64_t batch, std::int64_t in, std::int64
     Random random(0, Purpose::init);
     return running_layer(Conv2d(in, out, 3, {.padding = 1}, false, random), {batch, size, size, in}, setting);
   };
-  return {name, make, conv_work(batch, in, out, size)};
+  return {name, make, conv_work(Passes::both, batch, in, out, size)};
 }
 
 Case inference_case(const char* name, std::int64_t batch) {
@@ -96,9 +103,7 @@ Case inference_case(const char* name, std::int64_t batch) {
     const Tensor images = normal_images({batch, 32, 32, 3}, setting);
     return {[=] { return model->forward(images); }, [] {}};
   };
-  Work work = network_work(batch, true);
-  work.operations /= 3, work.elements /= 3;
-  return {name, make, work, true};
+  return {name, make, network_work(Passes::forward, batch, true), true};
 }
 
 Case network_case(const char* name, const char* attention, std::int64_t batch) {
@@ -113,7 +118,7 @@ Case network_case(const char* name, const char* attention, std::int64_t batch) {
     return {[=] { return cross_entropy(model->forward(images), labels, 0.2, Reduction::sum); },
             [=] { zero_grad(*model); }};
   };
-  return {name, make, network_work(batch, attention != std::string("none"))};
+  return {name, make, network_work(Passes::both, batch, attention != std::string("none"))};
 }
 
 Case heavy(Case one) {

@@ -1,4 +1,4 @@
-// Measuring the machine: independent multiply-adds in registers, and y = a x + y over large arrays.
+// Measuring the machine: independent multiply-adds in registers, or tile blocks, and y = a x + y over large arrays.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "bench/machine.cpp"
 #include "hwy/foreach_target.h"
@@ -10,6 +10,7 @@
 #include "bench/machine.h"
 #include "core/parallel.h"
 #include "core/simd.h"
+#include "core/tile_block.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
@@ -50,14 +51,31 @@ double seconds_of(auto&& f) {
 
 constexpr int kTries = 5;
 
-double measure_operations() {
+// Blocks of 32 x 32 sums from factors in the nearest cache; returns how many operations they were.
+double multiply_tiles(TileBlockFunction multiply, std::int64_t rounds) {
+  constexpr std::int64_t kSide = 2 * kTileSide, kSteps = 8, kTerms = kSteps * kTileDepth;
+  const std::vector<bfloat16> a(kSide * kTerms, bfloat16(1.0f)), b(a);
+  std::vector<float> c(kSide * kSide);
+  std::vector<std::int64_t> offsets;
+  for (std::int64_t s = 0; s < kSteps; ++s) offsets.push_back(s * kTileDepth);
+  const TileBlock block{
+      2,      2,        a.data(), kTerms, offsets.data(), b.data(), 4 * kTileSide, 2 * kTileSide, kTileDepth * kSide,
+      kSteps, c.data(), kSide,    false};
+  for (std::int64_t r = 0; r < rounds; ++r) multiply(block);
+  return static_cast<double>(rounds) * 2 * kSide * kSide * kTerms;
+}
+
+double measure_operations(Dtype precision) {
+  const TileBlockFunction tiles = precision == Dtype::bfloat16 ? tile_block() : nullptr;
   const int threads = thread_count();
   std::vector<float> results(static_cast<std::size_t>(threads) * 16, 1.0f);  // a cache line each
   double best = 0, operations = 0;
   for (int i = 0; i < kTries; ++i) {
     const double seconds = seconds_of([&] {
       parallel_for(threads, 1, [&](std::int64_t t, std::int64_t) {
-        const double done = HWY_DYNAMIC_DISPATCH(MultiplyAdds)(4'000'000, &results[static_cast<std::size_t>(t) * 16]);
+        const double done =
+            tiles ? multiply_tiles(tiles, 20'000)
+                  : HWY_DYNAMIC_DISPATCH(MultiplyAdds)(4'000'000, &results[static_cast<std::size_t>(t) * 16]);
         if (t == 0) operations = done * threads;
       });
     });
@@ -83,7 +101,7 @@ double measure_bytes() {
 
 }  // namespace
 
-Machine measure_machine() { return {measure_operations(), measure_bytes()}; }
+Machine measure_machine(Dtype precision) { return {measure_operations(precision), measure_bytes()}; }
 
 }  // namespace dattn
 #endif

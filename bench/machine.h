@@ -10,8 +10,9 @@ struct Machine {
   double bytes_per_second;       ///< read and written, arrays far larger than any cache
 };
 
-/// The processor, all threads: float32 sums held in registers (the best of several tries; about a second).
-Machine measure_machine();
+/// The processor, all threads: float32 sums held in registers, or in bfloat16 the tile blocks that products run on,
+/// where there are any (the best of several tries; about a second).
+Machine measure_machine(Dtype precision);
 /// The device: matrix products of factors in `precision`, summed in float32.
 Machine measure_device(Dtype precision);
 
