@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/ops.h"
+#include "core/tile_block.h"
 #include "layers/loss.h"
 #include "op_cases.h"
 #include "small.h"
@@ -77,7 +78,7 @@ std::pair<double, double> overfit(const std::string& name, std::int64_t count, i
   TrainOptions options;
   options.model = name;
   options.batch_size = count;
-  RecipePlan plan = plan_recipe(options);
+  RecipePlan plan = plan_recipe(options, Device::cpu);
   Random random(1, Purpose::init);
   const auto model = make_model({name, "dattention", 10}, random);
   const auto recipe = make_recipe(options, plan, *model, steps, 10);
@@ -108,12 +109,29 @@ TEST(WholeNetwork, TheWideOneOverfitsEightImages) {
   EXPECT_LT(last, 0.2);
 }
 
+TEST(WholeNetwork, TheUsualPrecisionIsTheFastestMeasured) {
+  TrainOptions options;
+  const auto usual = [&](const char* model, Device device) {
+    options.model = model;
+    return plan_recipe(options, device).precision;
+  };
+  for (const TileBlockFunction function : {TileBlockFunction(nullptr), TileBlockFunction(tile_block_reference)}) {
+    use_tile_block(function);
+    EXPECT_EQ(usual("dattn_cnn", Device::cpu), tile_block() ? Dtype::bfloat16 : Dtype::float32);
+    EXPECT_EQ(usual("dattn_cnn", Device::cuda), Dtype::float32);
+    EXPECT_EQ(usual("resnet18", Device::cpu), Dtype::float32);
+  }
+  use_tile_block(nullptr);
+  options.precision = "bfloat16";
+  EXPECT_EQ(usual("resnet18", Device::cuda), Dtype::bfloat16);
+}
+
 // The recipe: what differs is the length, the augmentation, the batch and the rates.
 TEST(WholeNetwork, TheWideOneHasARecipeOfItsOwn) {
   TrainOptions options;
   options.data = "cifar10";
   options.model = "dattn_cnn_wide";
-  const RecipePlan plan = plan_recipe(options);
+  const RecipePlan plan = plan_recipe(options, Device::cpu);
   EXPECT_EQ(plan.epochs, 32);
   EXPECT_EQ(plan.batch_size, 1000);
   EXPECT_EQ(plan.augment.translate, 4);

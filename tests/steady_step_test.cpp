@@ -1,6 +1,8 @@
 // From its third step on, training asks the system for no memory: no operator new, and no new block of the pool.
 #include <gtest/gtest.h>
 
+#include <tuple>
+
 #include "core/autograd.h"
 #include "core/memory.h"
 #include "core/random.h"
@@ -12,16 +14,17 @@
 namespace dattn::test {
 namespace {
 
-class SteadyStep : public testing::TestWithParam<const char*> {};
+class SteadyStep : public testing::TestWithParam<std::tuple<const char*, Dtype>> {};
 
 TEST_P(SteadyStep, AsksTheSystemForNothing) {
   if (!kCountsNew) GTEST_SKIP() << "the pool caches nothing under this sanitizer, and operator new is its own";
   TrainOptions options;
   options.data = "synthetic";
-  options.attention = GetParam();
+  options.attention = std::get<0>(GetParam());
+  const Dtype precision = std::get<1>(GetParam());
   Random random(0, Purpose::init);
   const auto model = make_model({"dattn_cnn", options.attention, 10}, random);
-  const auto recipe = make_recipe(options, plan_recipe(options), *model, 100, 10);
+  const auto recipe = make_recipe(options, plan_recipe(options, Device::cpu), *model, 100, 10);
   Tensor images = Tensor::empty({6, 32, 32, 3}), labels = Tensor::empty({6}, Dtype::int64);
   for (std::int64_t i = 0; i < images.elements(); ++i) {
     images.data<float>()[i] = static_cast<float>(random.normal(static_cast<std::uint64_t>(i)));
@@ -29,7 +32,7 @@ TEST_P(SteadyStep, AsksTheSystemForNothing) {
   for (std::int64_t i = 0; i < 6; ++i) labels.data<std::int64_t>()[i] = i;
   const auto step = [&](std::int64_t number) {
     recipe->prepare(number);
-    const Tensor loss = cross_entropy(model->forward(images), labels, 0.2, Reduction::sum);
+    const Tensor loss = cross_entropy(model->forward(images.to(precision)), labels, 0.2, Reduction::sum);
     backward(loss);
     recipe->apply();
   };
@@ -41,7 +44,9 @@ TEST_P(SteadyStep, AsksTheSystemForNothing) {
   EXPECT_EQ(pool::statistics().system_requests, requests);
 }
 
-INSTANTIATE_TEST_SUITE_P(Networks, SteadyStep, testing::Values("dattention", "self", "none"));
+INSTANTIATE_TEST_SUITE_P(Networks, SteadyStep,
+                         testing::Combine(testing::Values("dattention", "self", "none"),
+                                          testing::Values(Dtype::float32, Dtype::bfloat16)));
 
 }  // namespace
 }  // namespace dattn::test

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 
 #include <chrono>
 #include <csignal>
@@ -137,17 +138,20 @@ TEST_F(TrainProgram, ResumesToTheSameBits) {
   expect_same_checkpoint(last("whole"), last("parts"));
 }
 
-TEST_F(TrainProgram, TrainsInBfloat16) {
-  const std::string options = kQuick + "--precision bfloat16 ";
-  ASSERT_EQ(run_program("train", command("whole", options)).status, 0);
-  ASSERT_EQ(run_program("train", command("parts", options + "--max-steps 4")).status, 0);
-  const auto result = run_program("train", "--out " + out("parts") + " --resume");
-  ASSERT_EQ(result.status, 0) << result.output;
-  expect_same_checkpoint(last("whole"), last("parts"));
-  for (const auto& [name, x] : last("whole").tensors) EXPECT_NE(x.dtype(), Dtype::bfloat16) << name;
-  const auto other = run_program("train", "--out " + out("parts") + " --resume --precision float32");
-  EXPECT_EQ(other.status, 1);
-  EXPECT_NE(other.output.find("--precision"), std::string::npos) << other.output;
+TEST_F(TrainProgram, TrainsInEitherPrecision) {
+  for (const std::string precision : {"float32", "bfloat16"}) {
+    const std::string options = kQuick + "--precision " + precision + " ", parts = "parts-" + precision;
+    ASSERT_EQ(run_program("train", command("whole-" + precision, options)).status, 0);
+    ASSERT_EQ(run_program("train", command(parts, options + "--max-steps 4")).status, 0);
+    const auto result = run_program("train", "--out " + out(parts) + " --resume");
+    ASSERT_EQ(result.status, 0) << result.output;
+    expect_same_checkpoint(last("whole-" + precision), last(parts));
+    for (const auto& [name, x] : last(parts).tensors) EXPECT_NE(x.dtype(), Dtype::bfloat16) << name;
+    const std::string different = precision == "float32" ? "bfloat16" : "float32";
+    const auto other = run_program("train", "--out " + out(parts) + " --resume --precision " + different);
+    EXPECT_EQ(other.status, 1);
+    EXPECT_NE(other.output.find("--precision"), std::string::npos) << other.output;
+  }
 }
 
 TEST_F(TrainProgram, ResumesAfterKill) {
@@ -178,6 +182,9 @@ TEST_F(TrainProgram, AnInterruptSavesAndStops) {
   for (const auto& [name, x] : last("same").tensors) {
     EXPECT_EQ(std::memcmp(x.raw(), last("stopped").tensors.at(name).raw(), x.bytes()), 0) << name;
   }
+  const auto hung_up =
+      run_and_signal("train", command("hung-up", kQuick + "--epochs 200"), small() ? 5.0 : 1.0, SIGHUP);
+  EXPECT_EQ(hung_up.status, 130) << hung_up.output;
 }
 
 TEST_F(TrainProgram, RefusesWhatCannotBe) {
@@ -221,14 +228,20 @@ TEST_F(TrainProgram, KeepsARunThatIsThere) {
   const auto again = run_program("train", command("a", "--max-steps 1"));
   EXPECT_EQ(again.status, 1);
   EXPECT_NE(again.output.find("holds a run already"), std::string::npos) << again.output;
+  std::filesystem::create_directories(out("b"));
+  std::ofstream(out("b") + "/best.safetensors") << "of a run that was killed before its first save";
+  const auto best = run_program("train", command("b", "--max-steps 1"));
+  EXPECT_EQ(best.status, 1);
+  EXPECT_NE(best.output.find("choose another --out, or delete that file"), std::string::npos) << best.output;
   const auto other = run_program("train", command("a", "--resume --lr-scale 2"));
   EXPECT_EQ(other.status, 1);
   EXPECT_NE(other.output.find("--lr-scale: the run has 1.0, asked for 2.0"), std::string::npos) << other.output;
 }
 
 TEST_F(TrainProgram, TheBestIsSavedBeforeTheEpochCounts) {
+  ASSERT_EQ(run_program("train", command("a", kQuick + "--holdout 5 --epochs 1 --max-steps 1")).status, 0);
   std::filesystem::create_directories(out("a") + "/best.safetensors/in the way");
-  const auto failed = run_program("train", command("a", kQuick + "--holdout 5 --epochs 1 --save-every 1"));
+  const auto failed = run_program("train", "--resume --out " + out("a") + " --save-every 1");
   EXPECT_EQ(failed.status, 1) << failed.output;
   std::filesystem::remove_all(out("a") + "/best.safetensors");
   const auto resumed = run_program("train", "--resume --out " + out("a"));
@@ -318,11 +331,51 @@ TEST_F(TrainProgram, ReadsAConfigFile) {
   EXPECT_EQ(nlohmann::json::parse(last("a").metadata.at("state")).at("step"), 2);
 }
 
-TEST_F(TrainProgram, RefusesAConfigFileWithUnknownOptions) {
-  std::ofstream(folder_ / "options.ini") << "nosuch = 1\n";
-  const auto result = run_program("train", "--config " + (folder_ / "options.ini") + " --out " + out("a"));
-  EXPECT_EQ(result.status, 2);
-  EXPECT_NE(result.output.find("nosuch"), std::string::npos) << result.output;
+TEST_F(TrainProgram, RefusesAConfigFileOfOtherOptionsOrValues) {
+  const struct {
+    const char *line, *text;
+  } cases[] = {
+      {"nosuch = 1", "nosuch"},
+      {"seed = []", "expected one value for seed, got none"},
+      {"batch-size = 5 6", "expected one value for batch-size, got several"},
+      {"attention-maps = [31, 16]", "--attention-maps: expected some of 31, 15, 7 with commas between, got 31,16"}};
+  for (const auto& [line, text] : cases) {
+    std::ofstream(folder_ / "options.ini") << line << "\n";
+    const auto result = run_program("train", "--config " + (folder_ / "options.ini") + " --out " + out("a"));
+    EXPECT_EQ(result.status, 2) << line;
+    EXPECT_NE(result.output.find(text), std::string::npos) << result.output;
+  }
+}
+
+TEST_F(TrainProgram, ChecksOptionsAgainstThoseOfTheRunItGoesOnWith) {
+  const std::string maps = "--attention-maps 7 --attention-maps 31 ",
+                    stride = "--attention-stride 8";  // the last counts
+  ASSERT_EQ(run_program("train", command("a", maps + stride + " --max-steps 1")).status, 0);
+  const std::string resume = "--out " + out("a") + " --resume --max-steps 2 ";
+  const auto same = run_program("train", resume + stride),
+             other = run_program("train", resume + "--attention-stride 4");
+  EXPECT_EQ(same.status, 0) << same.output;
+  EXPECT_EQ(other.status, 1);
+  EXPECT_NE(other.output.find("--attention-stride: the run has 8, asked for 4"), std::string::npos) << other.output;
+}
+
+TEST_F(TrainProgram, OutputThatCannotBeWrittenIsAnError) {
+  const auto result = run_program("train", command("a", kQuick + "--epochs 1 > /dev/full"));
+  EXPECT_EQ(result.status, 1);
+  EXPECT_NE(result.output.find("standard output cannot be written"), std::string::npos) << result.output;
+  EXPECT_EQ(nlohmann::json::parse(last("a").metadata.at("state")).at("step"), 3);
+}
+
+TEST_F(TrainProgram, AFileBeyondTheLimitIsAnError) {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_FSIZE, &limit);
+  const rlimit low{100'000, limit.rlim_max};
+  ::setrlimit(RLIMIT_FSIZE, &low);
+  const auto result = run_program("train", command("a", kQuick + "--epochs 1"));
+  ::setrlimit(RLIMIT_FSIZE, &limit);
+  EXPECT_EQ(result.status, 1);
+  EXPECT_NE(result.output.find("last.safetensors: cannot be written"), std::string::npos) << result.output;
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(out("a")), {}), 2);  // metrics.csv and run.json
 }
 
 TEST_F(TrainProgram, EvalRefusesCheckpointsThatCannotBe) {

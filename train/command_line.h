@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "core/output.h"
 #include "train/device.h"
 #include "train/models.h"
 
@@ -21,7 +22,8 @@ CLI::IsMember one_of(const char* const (&names)[N]) {
   return CLI::IsMember(std::vector<std::string>(names, names + N));
 }
 
-/// A check that a value is a whole number in decimal, between `least` and `most`. Zeros in front do not make it octal.
+/// For transform(): a whole number in decimal, between `least` and `most`. Zeros in front are dropped, as they would make
+/// it octal.
 inline CLI::Validator whole_number(std::int64_t least, std::int64_t most) {
   const auto check = [=](std::string& text) {
     const std::size_t zeros = std::min(text.find_first_not_of('0'), text.size() - !text.empty());
@@ -37,6 +39,13 @@ inline CLI::Validator whole_number(std::int64_t least, std::int64_t most) {
   return CLI::Validator(check, fmt::format("[{} - {}]", least, most));
 }
 
+/// What a program returns after its command line was not one to run: 0 after --help, 2 for wrong usage.
+inline int exit_after(const CLI::App& app, const CLI::ParseError& error) {
+  const int status = app.exit(error) == 0 ? 0 : 2;
+  flush_output();
+  return status;
+}
+
 /// --device, as a name for use_device().
 inline void add_device_option(CLI::App& app, std::string& device) {
   app.add_option("--device", device, "Where to compute; auto takes a GPU where one can be used")
@@ -47,7 +56,7 @@ inline void add_device_option(CLI::App& app, std::string& device) {
 /// --threads, where 0 stands for all processors.
 inline void add_threads_option(CLI::App& app, int& threads) {
   app.add_option("--threads", threads, "Threads [all processors]; results do not depend on it")
-      ->check(whole_number(1, 1024));
+      ->transform(whole_number(1, 1024));
 }
 
 }  // namespace dattn

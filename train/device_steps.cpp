@@ -81,7 +81,7 @@ DeviceSteps::DeviceSteps(const Training& training, const ImageSet& images, const
       order_(images.count(), batch_size_, true, training.seed),
       bytes_(images.images.to(Device::cuda)),
       normalised_(normalisation_table(normalisation).to(Device::cuda)),
-      batch_(Tensor::empty(images.images.shape().with(0, batch_size_), training.precision, Device::cuda)),
+      batch_(Tensor::empty(images.images.shape().with(0, batch_size_), training.plan.precision, Device::cuda)),
       index_(Tensor::zeros({}, Dtype::int64, Device::cuda)),
       step_(Tensor::zeros({}, Dtype::int64, Device::cuda)) {
   const AugmentOptions& augment = training.plan.augment;

@@ -107,7 +107,7 @@ int main(int argc, char** argv) try {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? 0 : 2;
+    return dattn::exit_after(app, e);
   }
   const int status = dattn::run(options);
   dattn::flush_output();

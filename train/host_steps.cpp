@@ -46,7 +46,7 @@ void HostSteps::run(std::int64_t step) {
   const Batch& batch = loader_.next();
   set_random_step(training_.seed, static_cast<std::uint64_t>(step));
   training_.recipe.prepare(step);
-  const Tensor logits = training_.model.forward(batch.images.to(training_.precision));  // [B,classes]
+  const Tensor logits = training_.model.forward(batch.images.to(training_.plan.precision));  // [B,classes]
   const Tensor loss = loss_of(logits, batch);
   const double value = loss.item();
   if (!std::isfinite(value)) throw LostNumbers{step, value, layers(batch)};
@@ -61,7 +61,7 @@ void HostSteps::run(std::int64_t step) {
 // The same pass once more, watched: the weights are still those that gave the lost loss.
 std::string HostSteps::layers(const Batch& batch) {
   ActivationWatch watching;
-  backward(loss_of(training_.model.forward(batch.images.to(training_.precision)), batch));
+  backward(loss_of(training_.model.forward(batch.images.to(training_.plan.precision)), batch));
   std::string table = fmt::format("\n  {:<24}  {:>18}  {:>16}", "layer", "largest activation", "largest gradient");
   for (const auto& [layer, largest] : watching.entries()) {
     double gradient = 0;

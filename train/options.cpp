@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -71,7 +72,7 @@ void set_result_options(TrainOptions& o, const nlohmann::json& saved, const std:
     saved.at("ema").get_to(o.ema);
     // Runs before there was a choice.
     const TrainOptions usual;
-    o.precision = saved.value("precision", usual.precision);
+    o.precision = saved.value("precision", "float32");
     o.attention_maps = saved.value("attention-maps", usual.attention_maps);
     o.attention_stride = saved.value("attention-stride", usual.attention_stride);
   } catch (const nlohmann::json::exception& e) {
@@ -84,8 +85,40 @@ void set_result_options(TrainOptions& o, const nlohmann::json& saved, const std:
 
 namespace {
 
+// Reads --config. Every option has one value there; the maps' sides may also be written as a list.
+class OneValueConfig : public CLI::ConfigBase {
+ public:
+  std::vector<CLI::ConfigItem> from_config(std::istream& file) const override {
+    std::vector<CLI::ConfigItem> read = ConfigBase::from_config(file);
+    for (CLI::ConfigItem& item : read) {
+      if (item.name == "attention-maps") item.inputs = {fmt::format("{}", fmt::join(item.inputs, ","))};
+      if (item.inputs.size() != 1)
+        throw CLI::ValidationError("--config", fmt::format("expected one value for {}, got {}", item.fullname(),
+                                                           item.inputs.empty() ? "none" : "several"));
+    }
+    return read;
+  }
+};
+
+// "31,15" as the sides of maps, from large to small. Error where there are no such maps.
+std::vector<std::int64_t> parse_maps(const std::string& text) {
+  std::vector<std::int64_t> sides;
+  for (const std::string& side : CLI::detail::split(text, ',')) {
+    const auto known = std::find_if(std::begin(kAttentionMaps), std::end(kAttentionMaps),
+                                    [&](std::int64_t s) { return std::to_string(s) == CLI::detail::trim_copy(side); });
+    if (known == std::end(kAttentionMaps)) {
+      throw CLI::ValidationError("--attention-maps", fmt::format("expected some of {} with commas between, got {}",
+                                                                 fmt::join(kAttentionMaps, ", "), text));
+    }
+    sides.push_back(*known);
+  }
+  std::sort(sides.rbegin(), sides.rend());
+  sides.erase(std::unique(sides.begin(), sides.end()), sides.end());
+  return sides;
+}
+
 // What is wrong with one attention option beside the others is wrong usage.
-void check_attention(const CLI::App& app, TrainOptions& o) {
+void check_attention(const CLI::App& app, const TrainOptions& o) {
   const auto refuse = [](const char* option, const std::string& why) { throw CLI::ValidationError(option, why); };
   for (const char* option : {"--attention", "--attention-maps", "--attention-stride"}) {
     if (app.count(option) > 0 && !has_attention(o.model))
@@ -95,13 +128,6 @@ void check_attention(const CLI::App& app, TrainOptions& o) {
     refuse("--attention-maps", "belongs to --attention dattention and self; with none there are no blocks");
   if (app.count("--attention-stride") > 0 && o.attention != "dattention")
     refuse("--attention-stride", "belongs to --attention dattention; " + o.attention + " looks at every pixel");
-
-  for (const std::int64_t side : o.attention_maps) {
-    if (std::find(std::begin(kAttentionMaps), std::end(kAttentionMaps), side) == std::end(kAttentionMaps))
-      refuse("--attention-maps", fmt::format("expected some of {}", fmt::join(kAttentionMaps, ", ")));
-  }
-  std::sort(o.attention_maps.rbegin(), o.attention_maps.rend());
-  o.attention_maps.erase(std::unique(o.attention_maps.begin(), o.attention_maps.end()), o.attention_maps.end());
   if (o.attention_stride > o.attention_maps.back()) {
     refuse("--attention-stride", fmt::format("{} is larger than the smallest map with attention, {} x {}",
                                              o.attention_stride, o.attention_maps.back(), o.attention_maps.back()));
@@ -127,25 +153,25 @@ void add_model_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--attention", o.attention, "Attention blocks of dattn_cnn and dattn_cnn_wide")
       ->check(one_of(kAttentions))
       ->capture_default_str();
-  app.add_option("--attention-maps", o.attention_maps, "Maps with an attention block, by their sides")
-      ->delimiter(',')
-      ->check(CLI::IsMember(std::vector(std::begin(kAttentionMaps), std::end(kAttentionMaps))))
-      ->capture_default_str();
+  app.add_option_function<std::string>(
+         "--attention-maps", [&o](const std::string& text) { o.attention_maps = parse_maps(text); },
+         fmt::format("Maps with an attention block, by their sides: some of {}", fmt::join(kAttentionMaps, ",")))
+      ->default_str(fmt::format("{}", fmt::join(o.attention_maps, ",")));
   app.add_option("--attention-stride", o.attention_stride, "Pixels from sample to sample in dattention")
-      ->check(whole_number(1, 31))
+      ->transform(whole_number(1, 31))
       ->capture_default_str();
 }
 
 // How it is trained.
 void add_recipe_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--epochs", o.epochs, "Length of the schedule [the recipe's own]")->check(positive());
-  app.add_option("--batch-size", o.batch_size, "Images a step [the recipe's own]")->check(whole_number(1, 1 << 24));
+  app.add_option("--batch-size", o.batch_size, "Images a step [the recipe's own]")->transform(whole_number(1, 1 << 24));
   app.add_option("--lr-scale", o.lr_scale, "Factor on all learning rates")->check(positive())->capture_default_str();
   app.add_option("--seed", o.seed, "Seed of everything random")
-      ->check(whole_number(0, std::numeric_limits<std::int64_t>::max()))
+      ->transform(whole_number(0, std::numeric_limits<std::int64_t>::max()))
       ->capture_default_str();
   app.add_option("--holdout", o.holdout, "Training images kept aside to choose best.safetensors by")
-      ->check(whole_number(0, std::int64_t{1} << 40))
+      ->transform(whole_number(0, std::int64_t{1} << 40))
       ->capture_default_str();
 }
 
@@ -153,21 +179,21 @@ void add_recipe_options(CLI::App& app, TrainOptions& o) {
 void add_run_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--out", o.out, "Folder for checkpoints and metrics [runs/<next number>]");
   app.add_flag("--resume", o.resume, "Go on from last.safetensors in --out");
-  app.add_option("--precision", o.precision, "Type of activations; weights and sums are float32")
-      ->check(one_of(kPrecisions))
-      ->capture_default_str();
+  app.add_option("--precision", o.precision, "Type of activations; weights and sums are float32 [the recipe's own]")
+      ->check(one_of(kPrecisions));
   add_device_option(app, o.device);
   add_threads_option(app, o.threads);
   app.add_option("--max-steps", o.max_steps, "Stop early after so many steps; the schedule stays that of --epochs")
-      ->check(whole_number(1, kMostSteps));
+      ->transform(whole_number(1, kMostSteps));
   app.add_option("--save-every", o.save_every, "Steps between checkpoints [at the end of every epoch]")
-      ->check(whole_number(1, kMostSteps));
+      ->transform(whole_number(1, kMostSteps));
   app.add_option("--eval-every", o.eval_every, "Epochs between evaluations on the test images; the last always is one")
-      ->check(whole_number(1, kMostSteps))
+      ->transform(whole_number(1, kMostSteps))
       ->capture_default_str();
   app.add_flag("--warm-up", o.warm_up, "First run three steps of a copy, so that none of what is timed is the first");
   app.add_flag("--ema", o.ema, "Keep a moving average of the weights, and evaluate it");
   app.set_config("--config", "", "File with options as lines `name = value`");
+  app.config_formatter(std::make_shared<OneValueConfig>());
   app.allow_config_extras(CLI::config_extras_mode::error);
 }
 
@@ -186,9 +212,9 @@ ParsedTrainOptions parse_train_options(int argc, const char* const* argv) {
     app.parse(argc, argv);
     if (o.resume && o.out.empty())
       throw CLI::ValidationError("--resume", "needs --out, the folder of the run to go on with");
-    check_attention(app, o);
+    if (!o.resume) check_attention(app, o);  // which has the run's own options otherwise
   } catch (const CLI::ParseError& e) {
-    parsed.exit_code = app.exit(e) == 0 ? 0 : 2;
+    parsed.exit_code = exit_after(app, e);
     return parsed;
   }
   for (const CLI::Option* option : app.get_options()) {

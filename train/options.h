@@ -26,7 +26,7 @@ struct TrainOptions {
   std::uint64_t seed = 0;
   std::int64_t holdout = 0;  ///< training images kept aside to choose the best checkpoint by
   bool ema = false;
-  std::string precision = "float32";  ///< of activations
+  std::string precision;  ///< of activations; empty: the recipe's own
 
   // These do not.
   std::string device = "cpu";

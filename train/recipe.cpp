@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/tile_block.h"
 #include "optim/adam.h"
 #include "optim/muon.h"
 #include "optim/schedule.h"
@@ -146,7 +147,18 @@ class Resnet18Recipe final : public Recipe {
 
 }  // namespace
 
-RecipePlan plan_recipe(const TrainOptions& options) {
+namespace {
+
+// bfloat16 where the processor has instructions for it, and the model has been measured with it (docs/results.md). On a
+// GPU nothing has been measured yet.
+Dtype usual_precision(const TrainOptions& options, Device device) {
+  const bool measured = options.model == "dattn_cnn" && device == Device::cpu;
+  return measured && tile_block() ? Dtype::bfloat16 : Dtype::float32;
+}
+
+}  // namespace
+
+RecipePlan plan_recipe(const TrainOptions& options, Device device) {
   RecipePlan plan;
   if (options.model == "resnet18") {
     plan = {.epochs = 30,
@@ -167,6 +179,7 @@ RecipePlan plan_recipe(const TrainOptions& options) {
   }
   if (options.epochs > 0) plan.epochs = options.epochs;
   if (options.batch_size > 0) plan.batch_size = options.batch_size;
+  plan.precision = options.precision.empty() ? usual_precision(options, device) : precision_type(options.precision);
   return plan;
 }
 

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "core/device.h"
+#include "core/dtype.h"
 #include "datasets/augment.h"
 #include "layers/loss.h"
 #include "optim/optimizer.h"
@@ -20,10 +22,12 @@ struct RecipePlan {
   double label_smoothing = 0;
   Reduction reduction = Reduction::sum;
   AugmentOptions augment;
+  Dtype precision = Dtype::float32;  ///< of activations
 };
 
-/// The plan for a model on a data set, with the user's epochs and batch size where given.
-RecipePlan plan_recipe(const TrainOptions& options);
+/// The plan for a model on a data set, with the user's epochs, batch size and precision where given. The precision is
+/// otherwise the fastest on this machine that whole runs of the model have been seen to lose nothing by.
+RecipePlan plan_recipe(const TrainOptions& options, Device device);
 
 /// The optimizers of a run, over flat parameters.
 class Recipe {

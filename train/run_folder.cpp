@@ -22,8 +22,13 @@ constexpr const char* kHeader =
     "epoch,step,seconds,lr,train_loss,train_accuracy,test_loss,test_accuracy,test_accuracy_tta,images_per_second";
 constexpr const char* kHeldOutHeader = ",held_out_loss,held_out_accuracy";  // with --holdout
 
-void refuse_run(bool there, const std::string& folder, const std::string& last) {
-  check(!there, "{}: holds a run already ({})\nhint: --resume goes on with it; or choose another --out", folder, last);
+// Refuses a folder with a checkpoint. Of best.safetensors alone no run goes on: it was killed before its first save.
+void refuse_run(const std::string& folder, const std::string& last, const std::string& best) {
+  std::error_code error;
+  check(!fs::exists(last, error),
+        "{}: holds a run already ({})\nhint: --resume goes on with it; or choose another --out", folder, last);
+  check(!fs::exists(best, error), "{}: holds a run already ({})\nhint: choose another --out, or delete that file",
+        folder, best);
 }
 
 // The first of runs/1, runs/2, ... that this program, and no other that starts beside it, has made.
@@ -79,7 +84,7 @@ RunFolder::RunFolder(const TrainOptions& options) : path_(options.out), resume_(
   check(!error || error == std::errc::not_a_directory, "{}: cannot be looked into ({})", path_, error.message());
   check(!resume_ || there, "resume: nothing to resume, {} is not there\nhint: leave --resume out to begin a run",
         last());
-  refuse_run(there && !resume_, path_, last());
+  if (!resume_ && !path_.empty()) refuse_run(path_, last(), best());
   if (resume_) lock();
 }
 
@@ -93,7 +98,7 @@ void RunFolder::make() {
   check(!error && fs::is_directory(path_), "{}: the folder cannot be made ({})", path_,
         error ? error.message() : "it is a file");
   if (!lock_) lock();
-  refuse_run(!resume_ && fs::exists(last(), error), path_, last());  // since the constructor looked
+  if (!resume_) refuse_run(path_, last(), best());  // again: others may have come since the constructor looked
 }
 
 void RunFolder::lock() {

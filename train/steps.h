@@ -17,7 +17,6 @@ struct Training {
   Recipe& recipe;
   Ema* averages;  ///< or null
   const RecipePlan& plan;
-  Dtype precision;  ///< of activations
   std::uint64_t seed;
 };
 

@@ -2,13 +2,15 @@
 #include <cstdio>
 #include <exception>
 
+#include "core/output.h"
 #include "train/options.h"
 #include "train/trainer.h"
 
 int main(int argc, char** argv) try {
   auto parsed = dattn::parse_train_options(argc, argv);
-  if (parsed.exit_code >= 0) return parsed.exit_code;
-  return dattn::Trainer(parsed.options, parsed.given).run();
+  const int status = parsed.exit_code >= 0 ? parsed.exit_code : dattn::Trainer(parsed.options, parsed.given).run();
+  dattn::flush_output();
+  return status;
 } catch (const std::exception& error) {
   std::fflush(stdout);
   fmt::print(stderr, "train: {}\n", error.what());

@@ -17,11 +17,25 @@ namespace {
 
 volatile std::sig_atomic_t signalled = 0;
 
-// The first signal asks the loop to save and stop; a second one, of either kind, ends the program at once.
-void on_signal(int) {
+constexpr int kStops[] = {SIGINT, SIGTERM, SIGHUP};
+
+// The first signal asks the loop to save and stop; a second one ends the program at once. Of a pipe that nobody reads
+// there may be many.
+void on_signal(int signal) {
   signalled = 1;
-  std::signal(SIGINT, SIG_DFL);
-  std::signal(SIGTERM, SIG_DFL);
+  for (const int stop : kStops) std::signal(stop, SIG_DFL);
+  if (signal == SIGPIPE) std::signal(SIGPIPE, SIG_IGN);
+}
+
+// Signals that ask the loop to stop, but for those that the program was started to ignore, as by nohup.
+void heed_signals() {
+  signalled = 0;
+  const auto heed = [](int signal) {
+    if (std::signal(signal, on_signal) == SIG_IGN) std::signal(signal, SIG_IGN);
+  };
+  for (const int stop : kStops) heed(stop);
+  heed(SIGPIPE);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file beyond the limit is then an error of the write
 }
 
 constexpr std::int64_t kWhiteningImages = 5000;
@@ -70,14 +84,16 @@ void Trainer::build() {
   LoadOptions load;
   load.report = [](const std::string& line) { fmt::print("{}\n", line); };
   data_ = load_data(options_.data, load);
+  check(is_utf8(data_.name), "--data: expected a folder whose name is UTF-8, as records keep it, got other bytes");
   fingerprint_ = fingerprint(data_);
   const std::int64_t images = data_.train.count();
   check(options_.holdout < images, "--holdout: {} images cannot be kept aside of {}", options_.holdout, images);
   if (options_.holdout > 0) std::tie(data_.train, held_out_) = holdout(data_.train, options_.holdout, options_.seed);
 
-  plan_ = plan_recipe(options_);
+  plan_ = plan_recipe(options_, device_);
   options_.epochs = plan_.epochs;
   options_.batch_size = plan_.batch_size;
+  options_.precision = name(plan_.precision);
   steps_per_epoch_ = data_.train.count() / plan_.batch_size;
   check(steps_per_epoch_ > 0, "--batch-size: {} images a step, but only {} to train on", plan_.batch_size,
         data_.train.count());
@@ -87,7 +103,6 @@ void Trainer::build() {
         plan_.epochs, steps_per_epoch_, kMostSteps);
   total_steps_ = static_cast<std::int64_t>(steps);
 
-  precision_ = precision_type(options_.precision);
   if (options_.warm_up) warm_up();
   make_network();
   for (ImageSet* set : {&data_.test, &held_out_}) {
@@ -105,8 +120,7 @@ void Trainer::make_network() {
     averages_ =
         std::make_unique<Ema>(recipe_->flat(), buffers(*model_), EmaOptions{.decay = kEmaDecay, .warm_up = true});
   const auto make_steps = device_ == Device::cpu ? make_host_steps : make_device_steps;
-  steps_ = make_steps({*model_, *recipe_, averages_.get(), plan_, precision_, options_.seed}, data_.train,
-                      data_.normalisation);
+  steps_ = make_steps({*model_, *recipe_, averages_.get(), plan_, options_.seed}, data_.train, data_.normalisation);
 }
 
 // Memory, the plans of libraries, and on a device kernels and the recording of a step are then there; the network that
@@ -241,7 +255,7 @@ std::optional<MetricsRow> Trainer::evaluate_epoch() {
   EvaluateOptions how;
   how.tta = true;
   how.stop = [] { return signalled != 0; };
-  how.precision = precision_;
+  how.precision = plan_.precision;
   std::optional<TestFigures> figures;
   if (test_is_due()) {
     const auto test = evaluate(*model_, data_.test, data_.normalisation, how);
@@ -297,9 +311,7 @@ int Trainer::run() {
   }
   folder_.make();
   options_.out = folder_.path();
-  signalled = 0;
-  std::signal(SIGINT, on_signal);
-  std::signal(SIGTERM, on_signal);
+  heed_signals();
   write_run_json();
   print_plan();
   folder_.write_metrics(state_.rows);
@@ -370,7 +382,7 @@ void Trainer::print_plan() const {
   fmt::print("model       {}{}, {} parameters\n", options_.model, attention, parameter_count(*model_));
   fmt::print("schedule    {} steps of {} images, {:g} epochs, seed {}\n", total_steps_, plan_.batch_size, plan_.epochs,
              options_.seed);
-  fmt::print("machine     {}, activations in {}\n", describe(device_), name(precision_));
+  fmt::print("machine     {}, activations in {}\n", describe(device_), name(plan_.precision));
   fmt::print("folder      {}{}\n", folder_.path(),
              state_.step > 0 ? fmt::format(", going on from step {}", state_.step) : "");
   std::fflush(stdout);

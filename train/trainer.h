@@ -86,7 +86,6 @@ class Trainer {
   std::string fingerprint_;  // of the data
   ImageSet held_out_;
   RecipePlan plan_;
-  Dtype precision_ = Dtype::float32;  // of activations
   std::unique_ptr<Classifier> model_;
   std::unique_ptr<Recipe> recipe_;
   std::unique_ptr<Ema> averages_;  // of the weights, with --ema

@@ -96,13 +96,12 @@ struct TinyRun {
   std::unique_ptr<Ema> averages;
   std::unique_ptr<Steps> steps;
 
-  TinyRun(Device device, const RecipePlan& with, Dtype precision = Dtype::float32) : plan(with) {
+  TinyRun(Device device, const RecipePlan& with) : plan(with) {
     move_to(net, device);
     recipe = std::make_unique<TinyRecipe>(net);
     averages = std::make_unique<Ema>(recipe->flat(), buffers(net), EmaOptions{.decay = 0.9, .warm_up = true});
     const auto make = device == Device::cpu ? make_host_steps : make_device_steps;
-    steps =
-        make({net, *recipe, averages.get(), plan, precision, 7}, tiny_images(kImages, kClasses), kTinyNormalisation);
+    steps = make({net, *recipe, averages.get(), plan, 7}, tiny_images(kImages, kClasses), kTinyNormalisation);
   }
 
   void run(std::int64_t from, std::int64_t to) {
@@ -172,7 +171,9 @@ TEST_F(DeviceSteps, GoOnAnywhereWithTheSameBits) {
 }
 
 TEST_F(DeviceSteps, TrainInBfloat16) {
-  TinyRun here(Device::cuda, tiny_plan()), there(Device::cuda, tiny_plan(), Dtype::bfloat16);
+  RecipePlan rounded = tiny_plan();
+  rounded.precision = Dtype::bfloat16;
+  TinyRun here(Device::cuda, tiny_plan()), there(Device::cuda, rounded);
   here.run(0, kLastStep);
   there.run(0, kLastStep);
   EXPECT_NEAR(there.steps->sums().loss, here.steps->sums().loss, 0.05 * here.steps->sums().loss);
