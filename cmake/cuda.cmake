@@ -1,4 +1,4 @@
-# Whether the room `cuda` is compiled for a device: DATTN_CUDA_BUILT. Without it the room is one file that says so, and everything
+# Whether the module `cuda` is compiled for a device: DATTN_CUDA_BUILT. Without it the module is one file that says so, and everything
 # else is the same; its kernels run in the tests on the host all the same (tests/cuda_emulation).
 set(DATTN_CUDA AUTO CACHE STRING "CUDA kernels: ON, OFF, or AUTO (where both nvcc and an NVIDIA driver are found)")
 set_property(CACHE DATTN_CUDA PROPERTY STRINGS AUTO ON OFF)
@@ -35,10 +35,10 @@ if(DATTN_CUDA_BUILT)
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${PROJECT_SOURCE_DIR}/cmake/keep_ptxas_table ${DATTN_CCACHE})
 endif()
 
-# Adds room `cuda`.
-function(dattn_cuda_room)
+# Adds module `cuda`.
+function(dattn_cuda_module)
   if(NOT DATTN_CUDA_BUILT)
-    dattn_room(cuda SOURCES cuda/not_built.cpp DEPENDS dattn_core)
+    dattn_module(cuda SOURCES cuda/not_built.cpp DEPENDS dattn_core)
     return()
   endif()
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cuda/*.cu)
@@ -53,8 +53,8 @@ function(dattn_cuda_room)
     message(STATUS "CUDA: without cuDNN, all convolutions are by own kernels")
     list(REMOVE_ITEM sources ${PROJECT_SOURCE_DIR}/cuda/conv2d_cudnn.cu)
   endif()
-  dattn_room(cuda SOURCES ${sources} DEPENDS dattn_layers dattn_optim dattn_datasets CUDA::cudart_static CUDA::cublasLt ${cudnn})
-  set_target_properties(dattn_cuda PROPERTIES OPTIMIZE_DEPENDENCIES ON)  # compiles without the other rooms being built first
+  dattn_module(cuda SOURCES ${sources} DEPENDS dattn_layers dattn_optim dattn_datasets CUDA::cudart_static CUDA::cublasLt ${cudnn})
+  set_target_properties(dattn_cuda PROPERTIES OPTIMIZE_DEPENDENCIES ON)  # compiles without the other modules being built first
   if(cudnn)
     target_include_directories(dattn_cuda SYSTEM PRIVATE ${DATTN_CUDNN_INCLUDE})
   endif()

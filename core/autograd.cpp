@@ -31,7 +31,8 @@ std::shared_ptr<GradSlot> make_slot(std::shared_ptr<Node> node) {
 // The first gradient of a slot is taken as it is and queues the slot; a later one is added, in place where nobody
 // shares it.
 void accumulate(const std::shared_ptr<GradSlot>& slot, Tensor dx) {
-  check(slot->leaf || slot->node, "backward: this graph has run already, and what it had saved is released");
+  check(slot->leaf || slot->node,
+        "backward: this graph has run already, and what it had saved is released\nhint: run forward again");
   if (slot->grad) {
     Tensor sum = slot->grad.unique() ? slot->grad : Tensor::like(slot->grad);
     add_forward(slot->grad, dx, sum);
@@ -73,7 +74,10 @@ void Node::give(std::size_t i, Tensor dx) {
 
 void backward(const Tensor& y, Tensor dy) {
   check(y.needs_grad(), "backward: the tensor {} depends on nothing that is tracked or trained", y.shape());
-  check(dy.defined() || y.elements() == 1, "backward: {} is no scalar, so its gradient must be given", y.shape());
+  check(
+      dy.defined() || y.elements() == 1,
+      "backward: {} is no scalar, so its gradient must be given\nhint: backward(y, dy), or reduce y by sum() or mean()",
+      y.shape());
   if (!dy) {
     dy = Tensor::like(y);
     dy.fill(1);

@@ -27,7 +27,8 @@ Saved::Saved(const Tensor& x) : x_(x.detach()) {
 
 Tensor Saved::get() const {
   if (!maker_) return x_;
-  check(maker_->node != nullptr, "backward: this graph has run already, and what it had saved is released");
+  check(maker_->node != nullptr,
+        "backward: this graph has run already, and what it had saved is released\nhint: run forward again");
   if (!maker_->recomputed) maker_->recomputed = maker_->node->recompute();
   return maker_->recomputed;
 }

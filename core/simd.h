@@ -1,6 +1,6 @@
 // SIMD over Highway: included once for each instruction set by a kernel file that opens with
 //   #undef HWY_TARGET_INCLUDE
-//   #define HWY_TARGET_INCLUDE "room/this_file.cpp"
+//   #define HWY_TARGET_INCLUDE "layers/this_file.cpp"
 //   #include "hwy/foreach_target.h"
 //   #include "core/simd.h"
 // and holds its kernels in `namespace dattn::HWY_NAMESPACE` between HWY_BEFORE_NAMESPACE() and HWY_AFTER_NAMESPACE().

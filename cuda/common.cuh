@@ -1,5 +1,5 @@
 // What every kernel file begins with: loads and stores of float and bfloat16, sums of warps and blocks in a fixed
-// order, launches. All device code of the room is included through this file, for nvcc and for the emulation on the
+// order, launches. All device code of the module is included through this file, for nvcc and for the emulation on the
 // host (tests/cuda_emulation), so a kernel is written once and its tests run with and without a device.
 //
 // How a kernel is written. cuda/x.cu holds the device twins of layers/x_cpu.cpp, in the same order:

@@ -1,4 +1,4 @@
-// The one door to the CUDA room: a call that fills the CUDA side of every kernel slot.
+// The entry to the CUDA module: a call that fills the CUDA side of every kernel slot.
 #pragma once
 
 #include <optional>

@@ -1,4 +1,4 @@
-// What programs call of the CUDA room, in a build without nvcc.
+// What programs call of the CUDA module, in a build without nvcc.
 #include "core/error.h"
 #include "cuda/enable.h"
 #include "cuda/memory.h"

@@ -54,7 +54,9 @@ class FileLock {
 
 std::string md5_of(const fs::path& path) {
   const std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
-  check(context && EVP_DigestInit_ex(context.get(), EVP_md5(), nullptr) == 1, "MD5 is not to be had from OpenSSL here");
+  check(context && EVP_DigestInit_ex(context.get(), EVP_md5(), nullptr) == 1,
+        "{} cannot be checked: this OpenSSL has no MD5\nhint: unpack the archive, and give its folder by --data",
+        path.string());
   const File file = open_file(path, "rb");
   std::vector<unsigned char> block(1 << 16);
   while (const std::size_t n = std::fread(block.data(), 1, block.size(), file.get())) {

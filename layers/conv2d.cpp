@@ -115,7 +115,8 @@ void check_channels(const Tensor& x, const Parameter& weight, const Parameter& b
          o.groups > 1 ? fmt::format(" ({} groups of {})", o.groups, w.size(3)) : "", channels, shapes_of(x, w));
   }
   if (exact_type(x.dtype()) != w.dtype())
-    fail("conv2d: expected one type ({}, {})", describe("x", x), describe("w", w));
+    fail("conv2d: expected x and weight of one type, or bfloat16 with float32 ({}, {})", describe("x", x),
+         describe("w", w));
   check_image_size(x, w, o);
   if (!bias) return;
   const Tensor& b = bias.value();

@@ -32,7 +32,8 @@ void check_linear(const Tensor& x, const Parameter& weight, const Parameter& bia
   if (x.rank() < 1 || w.rank() != 2) fail("linear: expected x [..., in] and weight [out, in] {}", shapes());
   if (w.elements() == 0) fail("linear: the weight has no elements {}", shapes());
   if (x.size(-1) != w.size(1)) fail("linear: weight expects {} inputs, x has {} {}", w.size(1), x.size(-1), shapes());
-  if (exact_type(x.dtype()) != w.dtype()) fail("linear: expected x and weight of one type {}", shapes());
+  if (exact_type(x.dtype()) != w.dtype())
+    fail("linear: expected x and weight of one type, or bfloat16 with float32 {}", shapes());
   if (!bias) return;
   const Tensor& b = bias.value();
   if (b.shape() != Shape{w.size(0)} || b.dtype() != w.dtype()) {

@@ -8,7 +8,7 @@ namespace dattn {
 Ema::Ema(const FlatParameters& parameters, const std::vector<NamedTensor>& buffers, EmaOptions options)
     : options_(options),
       groups_(parameters.groups()),
-      updates_(Tensor::zeros({}, Dtype::int64)),
+      steps_(Tensor::zeros({}, Dtype::int64)),
       numbers_(kNumbers<EmaNumbers>, parameters.values().device()) {
   check(options.decay >= 0 && options.decay <= 1, "ema: decay expected in [0, 1], got {}", options.decay);
   pairs_.push_back({parameters.values(), parameters.values().clone()});
@@ -19,19 +19,19 @@ Ema::Ema(const FlatParameters& parameters, const std::vector<NamedTensor>& buffe
   }
 }
 
-void Ema::update() {
-  numbers_.set([this](double* numbers) { write_numbers(updates(), numbers); });
-  apply();
-  count_updates(1);
+void Ema::step() {
+  numbers_.set([this](double* numbers) { write_numbers(steps() + 1, numbers); });
+  update();
+  count_steps(1);
 }
 
-void Ema::write_numbers(std::int64_t n, double* numbers) const {
-  const auto before = static_cast<double>(n);
+void Ema::write_numbers(std::int64_t t, double* numbers) const {
+  const auto before = static_cast<double>(t - 1);
   const double decay = options_.warm_up ? std::min(options_.decay, (1 + before) / (10 + before)) : options_.decay;
   put_numbers(EmaNumbers{.gain = 1 - decay}, numbers);
 }
 
-void Ema::apply() {
+void Ema::update() {
   check(!swapped_, "ema: update while the averages are in the model");
   ema_update(numbers(), pairs_);
 }
@@ -43,7 +43,7 @@ void Ema::swap() {
 
 std::vector<NamedTensor> Ema::state() const {
   check(!swapped_, "ema: state asked for while the averages are in the model");
-  std::vector<NamedTensor> state{{"updates", updates_}};
+  std::vector<NamedTensor> state{{"updates", steps_}};
   std::int64_t begin = 0;
   for (const FlatGroup& group : groups_) {
     const std::int64_t end = begin + group.values.elements();

@@ -33,25 +33,25 @@ class Ema {
   Ema& operator=(const Ema&) = delete;
 
   /// To be called after every optimizer step. Error while the averages are in the model.
-  void update();
+  void step();
 
-  // The parts of update(), for updates that are captured once and replayed, as Optimizer has them.
+  // The parts of step(), for updates that are captured once and replayed, as Optimizer has them.
 
-  /// Those of the update that follows `n` others.
-  void write_numbers(std::int64_t n, double* numbers) const;
-  /// float64, one-dimensional, on the weights' device, where apply() finds them.
+  /// Those of update t (1, 2, ...).
+  void write_numbers(std::int64_t t, double* numbers) const;
+  /// float64, one-dimensional, on the weights' device, where update() finds them.
   Tensor& numbers() { return numbers_.tensor(); }
-  /// Moves the averages by numbers(), without host work that depends on the update.
-  void apply();
+  /// Moves the averages by numbers(), without host work that depends on the step.
+  void update();
   /// Counts updates that were replayed.
-  void count_updates(std::int64_t n) { updates_.data<std::int64_t>()[0] += n; }
+  void count_steps(std::int64_t n) { steps_.data<std::int64_t>()[0] += n; }
 
-  std::int64_t updates() const { return updates_.data<std::int64_t>()[0]; }
+  /// Updates made, those before a checkpoint included.
+  std::int64_t steps() const { return steps_.data<std::int64_t>()[0]; }
 
   /// Exchanges the model's weights and buffers with their averages, and back at the second call. Elements change
   /// places, addresses stay.
   void swap();
-  bool swapped() const { return swapped_; }
 
   /// `updates` (one int64) and the averages under the names of the parameters and buffers, in their shapes. Loading
   /// copies into these tensors. Error while the averages are in the model.
@@ -62,7 +62,7 @@ class Ema {
   std::vector<FlatGroup> groups_;
   std::vector<NamedTensor> buffers_;
   std::vector<EmaPair> pairs_;  // one of all groups, which lie end to end, then one a buffer
-  Tensor updates_;              // int64, one element
+  Tensor steps_;                // int64, one element
   UpdateNumbers numbers_;
   bool swapped_ = false;
 };

@@ -137,15 +137,17 @@ TEST(Conv2d, Errors) {
   EXPECT_EQ(error_text([&] {
               conv2d(x.to(Dtype::float64), zeros({4, 3, 3, 3}));
             }),
-            "conv2d: expected one type (x [8,32,32,3] float64, w [4,3,3,3] float32)");
+            "conv2d: expected x and weight of one type, or bfloat16 with float32 (x [8,32,32,3] float64, w [4,3,3,3] "
+            "float32)");
   EXPECT_EQ(error_text([&] {
               conv2d(Tensor(), zeros({4, 3, 3, 3}));
             }),
             "conv2d: expected an input and a weight, got an undefined one");
-  EXPECT_EQ(error_text([&] {
-              conv2d(Tensor::zeros({1, 5, 5, 3}, Dtype::int32), zeros({4, 3, 3, 3}));
-            }),
-            "conv2d: expected one type (x [1,5,5,3] int32, w [4,3,3,3] float32)");
+  EXPECT_EQ(
+      error_text([&] {
+        conv2d(Tensor::zeros({1, 5, 5, 3}, Dtype::int32), zeros({4, 3, 3, 3}));
+      }),
+      "conv2d: expected x and weight of one type, or bfloat16 with float32 (x [1,5,5,3] int32, w [4,3,3,3] float32)");
 }
 
 TEST(Conv2d, SharedDepthwiseErrors) {
@@ -184,7 +186,7 @@ TEST(Linear, Errors) {
   EXPECT_EQ(error_text([&] {
               linear(x.to(Dtype::float64), zeros({3, 7}));
             }),
-            "linear: expected x and weight of one type (x [5,7] float64, w [3,7] float32)");
+            "linear: expected x and weight of one type, or bfloat16 with float32 (x [5,7] float64, w [3,7] float32)");
   Random random(1, Purpose::init);
   EXPECT_EQ(error_text([&] { Linear(0, 4, true, random); }),
             "linear: expected at least 1 input and 1 output, got 0 and 4");

@@ -1,5 +1,5 @@
-# The CUDA room's tests: on the host against an emulation of the device wherever there is a compiler, and on a device
-# where nvcc built the room. Both programs have the same sources but those of the emulation.
+# The CUDA module's tests: on the host against an emulation of the device wherever there is a compiler, and on a device
+# where nvcc built the module. Both programs have the same sources but those of the emulation.
 file(GLOB device_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cuda/*.cpp)
 list(APPEND device_tests program.cpp)
 

@@ -32,7 +32,7 @@ struct Averaged {
   void steps(std::int64_t begin, std::int64_t end) {
     for (std::int64_t step = begin; step < end; ++step) {
       move_weights(model, running, step);
-      ema.update();
+      ema.step();
     }
   }
 };
@@ -61,7 +61,7 @@ TEST(Ema, EqualsThePlainLoop) {
     }
     EXPECT_EQ(doubles(w), last);
     EXPECT_EQ(a.running.at(0), 11);
-    EXPECT_EQ(a.ema.updates(), 12);
+    EXPECT_EQ(a.ema.steps(), 12);
   }
 }
 
@@ -71,13 +71,13 @@ TEST(Ema, ReplayedUpdatesAreUpdatesToTheSameBits) {
   updated.steps(0, 6);
   replayed.steps(0, 2);
   Tensor table = Tensor::empty({4, replayed.ema.numbers().elements()}, Dtype::float64);
-  for (std::int64_t n = 0; n < 4; ++n) replayed.ema.write_numbers(n + 2, table.data<double>() + n * table.size(1));
+  for (std::int64_t n = 0; n < 4; ++n) replayed.ema.write_numbers(n + 3, table.data<double>() + n * table.size(1));
   for (std::int64_t n = 0; n < 4; ++n) {
     move_weights(replayed.model, replayed.running, n + 2);
     replayed.ema.numbers().copy_from(table.slice(n, n + 1));
-    replayed.ema.apply();
+    replayed.ema.update();
   }
-  replayed.ema.count_updates(4);
+  replayed.ema.count_steps(4);
   const auto a = updated.ema.state(), b = replayed.ema.state();
   for (std::size_t i = 0; i < a.size(); ++i) EXPECT_EQ(doubles(a[i].tensor), doubles(b[i].tensor)) << a[i].name;
 }
@@ -102,12 +102,12 @@ TEST(Ema, SavedStateContinuesToTheSameBits) {
 TEST(Ema, RefusesUpdatesWhileTheAveragesAreInTheModel) {
   Averaged a({});
   a.ema.swap();
+  EXPECT_THROW(a.ema.step(), Error);
   EXPECT_THROW(a.ema.update(), Error);
-  EXPECT_THROW(a.ema.apply(), Error);
   EXPECT_THROW(a.ema.state(), Error);
   a.ema.swap();
-  a.ema.update();
-  EXPECT_EQ(a.ema.updates(), 1);
+  a.ema.step();
+  EXPECT_EQ(a.ema.steps(), 1);
 }
 
 }  // namespace

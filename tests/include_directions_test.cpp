@@ -1,4 +1,4 @@
-// Rooms know only the rooms that docs/design.md lets them know: reads the #include lines of the whole tree.
+// Modules know only the modules that docs/design.md lets them know: reads the #include lines of the whole tree.
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -13,17 +13,17 @@
 namespace dattn {
 namespace {
 
-using Rooms = std::set<std::string>;
+using Modules = std::set<std::string>;
 
-// The rooms whose headers each room may include.
-const std::map<std::string, Rooms>& allowed_rooms() {
-  static const Rooms library{"core", "layers", "optim", "datasets"};
-  static const Rooms library_and_cuda{"core", "layers", "optim", "datasets", "cuda"};
-  const auto with = [](Rooms rooms, std::initializer_list<std::string> more) {
-    rooms.insert(more);
-    return rooms;
+// The modules whose headers each module may include.
+const std::map<std::string, Modules>& allowed_modules() {
+  static const Modules library{"core", "layers", "optim", "datasets"};
+  static const Modules library_and_cuda{"core", "layers", "optim", "datasets", "cuda"};
+  const auto with = [](Modules modules, std::initializer_list<std::string> more) {
+    modules.insert(more);
+    return modules;
   };
-  static const std::map<std::string, Rooms> allowed{
+  static const std::map<std::string, Modules> allowed{
       {"core", {"core"}},
       {"layers", {"core", "layers"}},
       {"optim", {"core", "optim"}},
@@ -37,8 +37,8 @@ const std::map<std::string, Rooms>& allowed_rooms() {
   return allowed;
 }
 
-// `file:line: core must not include layers/conv2d.h` for every arrow the wrong way in a file of `room`.
-std::vector<std::string> wrong_arrows(const std::string& room, const std::string& file, std::istream& text) {
+// `file:line: core must not include layers/conv2d.h` for every arrow the wrong way in a file of `module`.
+std::vector<std::string> wrong_arrows(const std::string& module, const std::string& file, std::istream& text) {
   static const std::regex include(R"re(\s*#\s*include\s*["<](([a-z_]+)/[^">]+)[">].*)re");
   std::vector<std::string> wrong;
   std::string line;
@@ -46,8 +46,8 @@ std::vector<std::string> wrong_arrows(const std::string& room, const std::string
   for (int number = 1; std::getline(text, line); ++number) {
     if (!std::regex_match(line, match, include)) continue;
     const std::string to = match[2];
-    if (allowed_rooms().contains(to) && !allowed_rooms().at(room).contains(to)) {
-      wrong.push_back(file + ":" + std::to_string(number) + ": " + room + " must not include " + match[1].str());
+    if (allowed_modules().contains(to) && !allowed_modules().at(module).contains(to)) {
+      wrong.push_back(file + ":" + std::to_string(number) + ": " + module + " must not include " + match[1].str());
     }
   }
   return wrong;
@@ -55,14 +55,14 @@ std::vector<std::string> wrong_arrows(const std::string& room, const std::string
 
 TEST(IncludeDirections, HoldInTheTree) {
   int files = 0;
-  for (const auto& [room, allowed] : allowed_rooms()) {
-    const std::filesystem::path folder = std::filesystem::path(DATTN_SOURCE_DIR) / room;
+  for (const auto& [module, allowed] : allowed_modules()) {
+    const std::filesystem::path folder = std::filesystem::path(DATTN_SOURCE_DIR) / module;
     if (!std::filesystem::exists(folder)) continue;
     for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
-      static const Rooms code{".h", ".cpp", ".cu", ".cuh"};
+      static const Modules code{".h", ".cpp", ".cu", ".cuh"};
       if (!code.contains(entry.path().extension().string())) continue;
       std::ifstream text(entry.path());
-      for (const auto& message : wrong_arrows(room, entry.path().string(), text)) ADD_FAILURE() << message;
+      for (const auto& message : wrong_arrows(module, entry.path().string(), text)) ADD_FAILURE() << message;
       ++files;
     }
   }
@@ -70,9 +70,9 @@ TEST(IncludeDirections, HoldInTheTree) {
 }
 
 TEST(IncludeDirections, AnArrowTheWrongWayIsNamed) {
-  const auto found = [](const char* room, const char* line) {
+  const auto found = [](const char* module, const char* line) {
     std::istringstream text(std::string("#include <vector>\n") + line + "\n");
-    return wrong_arrows(room, "file.h", text);
+    return wrong_arrows(module, "file.h", text);
   };
   EXPECT_EQ(found("core", "#include \"layers/conv2d.h\""),
             std::vector<std::string>{"file.h:2: core must not include layers/conv2d.h"});

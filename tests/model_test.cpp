@@ -90,7 +90,7 @@ std::pair<double, double> overfit(const std::string& name, std::int64_t count, i
     const Tensor loss = cross_entropy(model->forward(images), labels, 0, Reduction::mean);
     (step == 0 ? first : last) = loss.item();
     backward(scale(loss, static_cast<double>(count)));
-    recipe->apply();
+    recipe->step();
   }
   return {first, last};
 }

@@ -184,7 +184,7 @@ TEST(Saved, AGraphThatHasRunSaysSo) {
   const Tensor dy = numbers({4, 5});
   backward(one, dy);
   EXPECT_EQ(error_text([&] { backward(other, dy); }),
-            "backward: this graph has run already, and what it had saved is released");
+            "backward: this graph has run already, and what it had saved is released\nhint: run forward again");
 }
 
 TEST(Saved, MemoryGoesWithTheGraph) {

@@ -34,7 +34,7 @@ TEST_P(SteadyStep, AsksTheSystemForNothing) {
     recipe->prepare(number);
     const Tensor loss = cross_entropy(model->forward(images.to(precision)), labels, 0.2, Reduction::sum);
     backward(loss);
-    recipe->apply();
+    recipe->step();
   };
   step(0), step(1);
   const long calls = new_calls();

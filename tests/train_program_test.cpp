@@ -386,12 +386,12 @@ TEST_F(TrainProgram, EvalRefusesCheckpointsThatCannotBe) {
   } const cases[] = {
       {"data", R"({"classes": ["one", "two"]})", "the model has 10 classes, of which 2 have a name"},
       {"data", R"({"std": [0, 1, 1]})", "images cannot be normalised"},
-      {"model", R"({"name": "vgg"})", "there is no model vgg"},
-      {"model", R"({"attention": "foo"})", "there is no attention foo"},
-      {"model", R"({"attention_maps": [9]})", "there is no map of 9 pixels"},
+      {"model", R"({"name": "vgg"})", "expected a model of dattn_cnn, dattn_cnn_wide, resnet18, found vgg"},
+      {"model", R"({"attention": "foo"})", "expected an attention of dattention, self, none, found foo"},
+      {"model", R"({"attention_maps": [9]})", "expected a map's side of 31, 15, 7, found 9"},
       {"model", R"({"classes": 10.7})", "expected a whole number of classes, found 10.7"},
       {"options", "[1]", "no JSON objects"},
-      {"options", R"({"precision": 7})", "there is no precision 7"},
+      {"options", R"({"precision": 7})", "expected a precision of float32, bfloat16, found 7"},
   };
   for (const auto& [what, patch, text] : cases) {
     Metadata metadata = good.metadata;

@@ -30,10 +30,12 @@ void check_info(const CheckpointInfo& info, const nlohmann::json& model) {
     check(found == model.end() || found->is_number_integer(), "expected a whole number of {}, found {}", number,
           found == model.end() ? "none" : found->dump());
   }
-  check(known(kModels, info.model.name), "there is no model {}", info.model.name);
-  check(known(kAttentions, info.model.attention), "there is no attention {}", info.model.attention);
-  for (const std::int64_t side : info.model.attention_maps)
-    check(known(kAttentionMaps, side), "there is no map of {} pixels to attend to", side);
+  const auto expect = [&](const char* what, const auto& names, const auto& name) {
+    check(known(names, name), "expected {} of {}, found {}", what, fmt::join(names, ", "), name);
+  };
+  expect("a model", kModels, info.model.name);
+  expect("an attention", kAttentions, info.model.attention);
+  for (const std::int64_t side : info.model.attention_maps) expect("a map's side", kAttentionMaps, side);
   check(static_cast<std::int64_t>(info.class_names.size()) == info.model.classes,
         "the model has {} classes, of which {} have a name", info.model.classes, info.class_names.size());
   for (std::size_t c = 0; c < 3; ++c) {
@@ -43,8 +45,8 @@ void check_info(const CheckpointInfo& info, const nlohmann::json& model) {
   }
   check(info.options.is_object() && info.state.is_object(), "options and state are no JSON objects");
   const auto precision = info.options.find("precision");
-  check(precision == info.options.end() || known(kPrecisions, *precision), "there is no precision {}",
-        precision == info.options.end() ? "" : precision->dump());
+  if (precision != info.options.end() && !known(kPrecisions, *precision))
+    fail("expected a precision of {}, found {}", fmt::join(kPrecisions, ", "), precision->dump());
 }
 
 CheckpointInfo parse_info(const std::string& path, const Metadata& metadata, bool has_ema) {

@@ -2,8 +2,8 @@
 // run.
 //
 // Tensors: `model.NAME` (PyTorch's names and orders: filters [O,I,Kh,Kw]), `ema.NAME`, `optimizer.NAME`. Metadata:
-// `format`, `model`, `data`, `options`, `state`, each a JSON object. `eval` needs `model` and `data`; `--resume` all of
-// them.
+// `format`, a name, and the JSON objects `model`, `data`, `options`, `state`. `eval` needs `model` and `data`;
+// `--resume` all of them.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -24,7 +24,7 @@ struct CheckpointInfo {
   Normalisation normalisation;  ///< of the images it was trained on
   std::string fingerprint;      ///< of these images; empty in older checkpoints
   nlohmann::json options;       ///< result_options() of the run
-  nlohmann::json state;         ///< the trainer's own: step, epoch, seconds, metrics
+  nlohmann::json state;         ///< the trainer's own: step, seconds, sums over the epoch so far, metrics
   bool has_ema = false;
 };
 

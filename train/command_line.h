@@ -22,8 +22,8 @@ CLI::IsMember one_of(const char* const (&names)[N]) {
   return CLI::IsMember(std::vector<std::string>(names, names + N));
 }
 
-/// For transform(): a whole number in decimal, between `least` and `most`. Zeros in front are dropped, as they would make
-/// it octal.
+/// For transform(): a whole number in decimal, between `least` and `most`. Zeros in front are dropped, as they would
+/// make it octal.
 inline CLI::Validator whole_number(std::int64_t least, std::int64_t most) {
   const auto check = [=](std::string& text) {
     const std::size_t zeros = std::min(text.find_first_not_of('0'), text.size() - !text.empty());

@@ -1,5 +1,5 @@
-// The DAttention CNN: a small convolutional network with two attention blocks, after airbench94 and, in its wide form,
-// airbench96 (arXiv 2404.00498).
+// The DAttention CNN: a small convolutional network with up to three attention blocks, after airbench94 and, in its
+// wide form, airbench96 (arXiv 2404.00498).
 //   whiten 2x2 (frozen filters) -> GELU -> attention0 -> group1 -> attention1 -> group2 -> attention2 -> group3
 //   -> max-pool 3 -> head / (16 sqrt(features))
 // A group is conv3x3, max-pool 2, BatchNorm, GELU, conv3x3, BatchNorm, GELU, and in the wide form a third convolution:

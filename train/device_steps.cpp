@@ -60,7 +60,7 @@ class DeviceSteps final : public Steps {
 
   Training training_;
   ImageSet set_;
-  std::int64_t steps_, batch_size_;  // steps an epoch
+  std::int64_t steps_per_epoch_, batch_size_;  // steps an epoch
   BatchOrder order_;
   Tensor bytes_, normalised_, batch_;         // uint8 [N,H,W,3], float32 [3,256], [B,H,W,3] in the type of activations
   Table parts_, weights_, labels_, targets_;  // targets_: only where labels are mixed
@@ -76,7 +76,7 @@ class DeviceSteps final : public Steps {
 DeviceSteps::DeviceSteps(const Training& training, const ImageSet& images, const Normalisation& normalisation)
     : training_(training),
       set_(images),
-      steps_(images.count() / training.plan.batch_size),
+      steps_per_epoch_(images.count() / training.plan.batch_size),
       batch_size_(training.plan.batch_size),
       order_(images.count(), batch_size_, true, training.seed),
       bytes_(images.images.to(Device::cuda)),
@@ -88,20 +88,21 @@ DeviceSteps::DeviceSteps(const Training& training, const ImageSet& images, const
   check_augment(augment, bytes_.size(1), bytes_.size(2));
   const std::int64_t parts = augment.mixup > 0 ? 2 : 1;
   const auto place = [](const Shape& shape, Dtype dtype) { return Tensor::empty(shape, dtype, Device::cuda); };
-  parts_ = Table(steps_, place({batch_size_, parts, AugmentPlan::kColumns}, Dtype::int32));
-  weights_ = Table(steps_, place({batch_size_, parts}, Dtype::float32));
-  labels_ = Table(steps_, place({batch_size_}, Dtype::int64));
-  if (parts == 2) targets_ = Table(steps_, place({batch_size_, images.classes()}, Dtype::float32));
-  for (const auto& optimizer : training.recipe.optimizers()) numbers_.emplace_back(steps_, optimizer->numbers());
-  if (training.averages) numbers_.emplace_back(steps_, training.averages->numbers());
+  parts_ = Table(steps_per_epoch_, place({batch_size_, parts, AugmentPlan::kColumns}, Dtype::int32));
+  weights_ = Table(steps_per_epoch_, place({batch_size_, parts}, Dtype::float32));
+  labels_ = Table(steps_per_epoch_, place({batch_size_}, Dtype::int64));
+  if (parts == 2) targets_ = Table(steps_per_epoch_, place({batch_size_, images.classes()}, Dtype::float32));
+  for (const auto& optimizer : training.recipe.optimizers())
+    numbers_.emplace_back(steps_per_epoch_, optimizer->numbers());
+  if (training.averages) numbers_.emplace_back(steps_per_epoch_, training.averages->numbers());
 }
 
 // --- an epoch's plan ---
 
 // Writes the tables of the epoch of `step` on the host, from the row of that step on.
 void DeviceSteps::draw(std::int64_t step) {
-  const std::int64_t epoch = step / steps_, first = epoch * steps_;
-  for (std::int64_t batch = step - first; batch < steps_; ++batch) draw_batch({epoch, batch});
+  const std::int64_t epoch = step / steps_per_epoch_, first = epoch * steps_per_epoch_;
+  for (std::int64_t batch = step - first; batch < steps_per_epoch_; ++batch) draw_batch({epoch, batch});
   draw_numbers(first, step);
 }
 
@@ -119,13 +120,13 @@ void DeviceSteps::draw_batch(Place place) {
 
 // The optimizers have counted the steps before `step`.
 void DeviceSteps::draw_numbers(std::int64_t first, std::int64_t step) {
-  for (std::int64_t s = step; s < first + steps_; ++s) {
+  for (std::int64_t s = step; s < first + steps_per_epoch_; ++s) {
     training_.recipe.prepare(s);
     std::size_t table = 0;
     for (const auto& optimizer : training_.recipe.optimizers())
       optimizer->write_numbers(optimizer->steps() + 1 + s - step, numbers_[table++].row(s - first).data<double>());
     if (Ema* averages = training_.averages)
-      averages->write_numbers(averages->updates() + s - step, numbers_[table].row(s - first).data<double>());
+      averages->write_numbers(averages->steps() + 1 + s - step, numbers_[table].row(s - first).data<double>());
   }
 }
 
@@ -139,7 +140,7 @@ void DeviceSteps::for_each_table(F&& f) {
 
 void DeviceSteps::upload(std::int64_t step) {
   for_each_table([](Table& table) { table.upload(); });
-  index_.copy_from(Tensor::scalar(step % steps_));
+  index_.copy_from(Tensor::scalar(step % steps_per_epoch_));
   step_.copy_from(Tensor::scalar(step));
 }
 
@@ -149,7 +150,7 @@ void DeviceSteps::run(std::int64_t step) {
   if (!started_) started_ = Clock::now();
   const bool elsewhere = step != next_;
   if (elsewhere) draw(step);
-  if (elsewhere || step % steps_ == 0) upload(step);
+  if (elsewhere || step % steps_per_epoch_ == 0) upload(step);
   training_.recipe.prepare(step);
   if (auto now = trained(); now != captured_) {
     graph_.reset();
@@ -158,9 +159,9 @@ void DeviceSteps::run(std::int64_t step) {
   set_random_step(training_.seed, static_cast<std::uint64_t>(step));
   graph_.run([this] { body(); });
   for (const auto& optimizer : training_.recipe.optimizers()) optimizer->count_steps(1);
-  if (training_.averages) training_.averages->count_updates(1);
+  if (training_.averages) training_.averages->count_steps(1);
   next_ = step + 1;
-  if (next_ % steps_ > 0) return;
+  if (next_ % steps_per_epoch_ > 0) return;
   draw(next_);  // while the device still works on this epoch
   training_.recipe.prepare(step);
 }
@@ -175,7 +176,7 @@ void DeviceSteps::body() {
       cross_entropy(logits, targets_.place ? targets_.place : labels_.place, plan.label_smoothing, plan.reduction);
   backward(loss);
   training_.recipe.update();
-  if (training_.averages) training_.averages->apply();
+  if (training_.averages) training_.averages->update();
   totals_.add(logits, labels_.place, loss, plan.reduction, step_);
   advance(index_);
   advance(step_);

@@ -49,10 +49,10 @@ void HostSteps::run(std::int64_t step) {
   const Tensor logits = training_.model.forward(batch.images.to(training_.plan.precision));  // [B,classes]
   const Tensor loss = loss_of(logits, batch);
   const double value = loss.item();
-  if (!std::isfinite(value)) throw LostNumbers{step, value, layers(batch)};
+  if (!std::isfinite(value)) throw NonFiniteLoss(step, value, layers(batch));
   backward(loss);
-  training_.recipe.apply();
-  if (training_.averages) training_.averages->update();
+  training_.recipe.step();
+  if (training_.averages) training_.averages->step();
   step_.data<std::int64_t>()[0] = step;
   totals_.add(logits, batch.labels, loss, training_.plan.reduction, step_);
   seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -173,14 +173,16 @@ void add_recipe_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--holdout", o.holdout, "Training images kept aside to choose best.safetensors by")
       ->transform(whole_number(0, std::int64_t{1} << 40))
       ->capture_default_str();
+  app.add_flag("--ema", o.ema, "Keep a moving average of the weights, and evaluate it");
+  app.add_option("--precision", o.precision,
+                 "Type of activations; weights and sums are float32 [the fastest that holds the accuracy]")
+      ->check(one_of(kPrecisions));
 }
 
 // Where, in which steps, and what is written.
 void add_run_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--out", o.out, "Folder for checkpoints and metrics [runs/<next number>]");
   app.add_flag("--resume", o.resume, "Go on from last.safetensors in --out");
-  app.add_option("--precision", o.precision, "Type of activations; weights and sums are float32 [the recipe's own]")
-      ->check(one_of(kPrecisions));
   add_device_option(app, o.device);
   add_threads_option(app, o.threads);
   app.add_option("--max-steps", o.max_steps, "Stop early after so many steps; the schedule stays that of --epochs")
@@ -191,7 +193,6 @@ void add_run_options(CLI::App& app, TrainOptions& o) {
       ->transform(whole_number(1, kMostSteps))
       ->capture_default_str();
   app.add_flag("--warm-up", o.warm_up, "First run three steps of a copy, so that none of what is timed is the first");
-  app.add_flag("--ema", o.ema, "Keep a moving average of the weights, and evaluate it");
   app.set_config("--config", "", "File with options as lines `name = value`");
   app.config_formatter(std::make_shared<OneValueConfig>());
   app.allow_config_extras(CLI::config_extras_mode::error);

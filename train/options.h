@@ -56,13 +56,13 @@ std::string resume_options(const TrainOptions& options);
 /// or out of its range.
 void set_result_options(TrainOptions& options, const nlohmann::json& saved, const std::string& path);
 
-/// Parses the command line of `train`. `given` receives the names of the options that were written there or in
-/// --config. On --help and on errors it prints and sets `exit_code` (0, or 2 for wrong usage).
 struct ParsedTrainOptions {
   TrainOptions options;
-  std::vector<std::string> given;
-  int exit_code = -1;  ///< >= 0: leave with this status
+  std::vector<std::string> given;  ///< names of the options that were written on the command line or in --config
+  int exit_code = -1;              ///< >= 0: leave with this status
 };
+/// Parses the command line of `train`. On --help and on errors it prints and sets `exit_code` (0, or 2 for wrong
+/// usage).
 ParsedTrainOptions parse_train_options(int argc, const char* const* argv);
 
 }  // namespace dattn

@@ -39,7 +39,11 @@ Progress::Progress(std::int64_t epoch, std::int64_t epochs, std::int64_t done, s
       start_(Clock::now()),
       last_(start_) {}
 
-Progress::~Progress() { clear(); }
+Progress::~Progress() {
+  if (!drawn_) return;
+  fmt::print("\r\033[K");
+  std::fflush(stdout);
+}
 
 bool Progress::due(std::int64_t step) const {
   return (at_once_ && step == first_ + 1) ||
@@ -47,7 +51,6 @@ bool Progress::due(std::int64_t step) const {
 }
 
 void Progress::update(std::int64_t step, double loss, double accuracy, double images_per_second) {
-  if (!due(step)) return;
   const auto now = Clock::now();
   last_ = now;
   const double left =
@@ -68,13 +71,6 @@ void Progress::update(std::int64_t step, double loss, double accuracy, double im
   fmt::print("\r{}\033[K", line);
   std::fflush(stdout);
   drawn_ = true;
-}
-
-void Progress::clear() {
-  if (!drawn_) return;
-  fmt::print("\r\033[K");
-  std::fflush(stdout);
-  drawn_ = false;
 }
 
 std::string duration(double seconds) {

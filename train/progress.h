@@ -14,16 +14,14 @@ class Progress {
   /// `done` steps of the run's `total` are behind when it starts. `at_once`: the first step is shown, whatever the
   /// clock says.
   Progress(std::int64_t epoch, std::int64_t epochs, std::int64_t done, std::int64_t total, bool at_once, bool terminal);
-  ~Progress();
+  ~Progress();  ///< removes the bar, so that a line can be written
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  /// Whether update() after this step would show something.
+  /// Whether it is time to show something after this step.
   bool due(std::int64_t step) const;
-  /// After a step: mean loss and accuracy (0 to 1) of the epoch so far, images/s of training.
+  /// After a step, where it is due: mean loss and accuracy (0 to 1) of the epoch so far, images/s of training.
   void update(std::int64_t step, double loss, double accuracy, double images_per_second);
-  /// Removes the bar, so that a line can be written.
-  void clear();
 
  private:
   using Clock = std::chrono::steady_clock;

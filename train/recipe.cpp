@@ -145,10 +145,6 @@ class Resnet18Recipe final : public Recipe {
   Sgd* sgd_;
 };
 
-}  // namespace
-
-namespace {
-
 // bfloat16 where the processor has instructions for it, and the model has been measured with it (docs/results.md). On a
 // GPU nothing has been measured yet.
 Dtype usual_precision(const TrainOptions& options, Device device) {
@@ -175,7 +171,7 @@ RecipePlan plan_recipe(const TrainOptions& options, Device device) {
       plan.epochs = 32;
       plan.augment = {.translate = 4, .flip = Flip::alternating, .cutout = 12};
     }
-    if (options.data == "synthetic") plan.epochs = 0.8, plan.batch_size = 200;  // a minute or two on two cores
+    if (options.data == "synthetic") plan.epochs = 0.8, plan.batch_size = 200;
   }
   if (options.epochs > 0) plan.epochs = options.epochs;
   if (options.batch_size > 0) plan.batch_size = options.batch_size;
@@ -183,7 +179,7 @@ RecipePlan plan_recipe(const TrainOptions& options, Device device) {
   return plan;
 }
 
-void Recipe::apply() {
+void Recipe::step() {
   for (const auto& optimizer : optimizers_) optimizer->step();
   flat_.zero_grad();
 }

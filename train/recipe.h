@@ -38,8 +38,8 @@ class Recipe {
   /// The main learning rate as prepare() set it, for reports.
   virtual double learning_rate() const = 0;
   /// Applies the gradients and clears them.
-  void apply();
-  /// The device's part of apply(), which takes its numbers from those of the optimizers: for a captured step.
+  void step();
+  /// The device's part of step(), which takes its numbers from those of the optimizers: for a captured step.
   void update();
   const std::vector<std::unique_ptr<Optimizer>>& optimizers() const { return optimizers_; }
   /// State of all optimizers, for checkpoints; loading copies into it.

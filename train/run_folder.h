@@ -35,8 +35,8 @@ void from_json(const nlohmann::json& from, MetricsRow& row);
 
 class RunFolder {
  public:
-  /// The folder of a run, which is looked at only. A new run does not go into a folder that holds a checkpoint; a
-  /// resumed one needs one, and what killed writers left there is removed.
+  /// The folder of a run. Of a new run it only checks that no checkpoint is there; a resumed one needs one, locks the
+  /// folder, and removes the parts of files that killed writers left.
   explicit RunFolder(const TrainOptions& options);
   /// Makes the folder where it is missing: without --out the first free of runs/1, runs/2, ... Error where another
   /// process writes into it.

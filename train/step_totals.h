@@ -19,10 +19,10 @@ class StepTotals {
   void set(const StepSums& sums) {
     totals_.copy_from(Tensor::from<double>({3}, {sums.loss, static_cast<double>(sums.correct), -1}));
   }
-  /// Waits for the device. Throws LostNumbers where a step has lost its loss.
+  /// Waits for the device. Throws NonFiniteLoss where a step has lost its loss.
   StepSums get() const {
     const Tensor here = totals_.to(Device::cpu);
-    if (here.at(2) >= 0) throw LostNumbers{static_cast<std::int64_t>(here.at(2)), here.at(0), {}};
+    if (here.at(2) >= 0) throw NonFiniteLoss(static_cast<std::int64_t>(here.at(2)), here.at(0), {});
     return {here.at(0), static_cast<std::int64_t>(here.at(1))};
   }
 

@@ -4,7 +4,9 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
+#include "core/error.h"
 #include "datasets/images.h"
 #include "optim/ema.h"
 #include "train/recipe.h"
@@ -27,8 +29,15 @@ struct StepSums {
 };
 
 /// A loss that is NaN or infinite ends a run.
-struct LostNumbers {
-  std::int64_t step;  ///< whose loss it is
+class NonFiniteLoss : public Error {
+ public:
+  NonFiniteLoss(std::int64_t of_step, double value, std::string by_layer)
+      : Error(fmt::format("the loss of step {} is {}", of_step + 1, value)),
+        step(of_step),
+        loss(value),
+        layers(std::move(by_layer)) {}
+
+  std::int64_t step;  ///< whose loss it is, from 0
   double loss;
   std::string layers;  ///< largest activation and gradient of each layer, a line each; empty where they are not known
 };
@@ -37,10 +46,11 @@ struct LostNumbers {
 class Steps {
  public:
   virtual ~Steps() = default;
-  /// Runs step `step`, or gives it to the device, and leaves the recipe prepared for it. On the CPU throws LostNumbers,
-  /// with the weights as they were before the step.
+  /// Runs step `step`, or gives it to the device, and leaves the recipe prepared for it. On the CPU throws
+  /// NonFiniteLoss, with the weights as they were before the step.
   virtual void run(std::int64_t step) = 0;
-  /// Sums since they were set. All steps are then done; on a device throws LostNumbers where one of them lost its loss.
+  /// Sums since they were set. All steps are then done; on a device throws NonFiniteLoss where one of them lost its
+  /// loss.
   virtual StepSums sums() = 0;
   virtual void set_sums(const StepSums& sums) = 0;
   /// Time of the steps since the last call, as far as they are known to be done.

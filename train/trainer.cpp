@@ -3,40 +3,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <csignal>
 #include <utility>
 
 #include "core/parallel.h"
 #include "cuda/out_of_memory.h"
 #include "train/device.h"
+#include "train/stop_signals.h"
 #include "train/watch.h"
 
 namespace dattn {
 
 namespace {
-
-volatile std::sig_atomic_t signalled = 0;
-
-constexpr int kStops[] = {SIGINT, SIGTERM, SIGHUP};
-
-// The first signal asks the loop to save and stop; a second one ends the program at once. Of a pipe that nobody reads
-// there may be many.
-void on_signal(int signal) {
-  signalled = 1;
-  for (const int stop : kStops) std::signal(stop, SIG_DFL);
-  if (signal == SIGPIPE) std::signal(SIGPIPE, SIG_IGN);
-}
-
-// Signals that ask the loop to stop, but for those that the program was started to ignore, as by nohup.
-void heed_signals() {
-  signalled = 0;
-  const auto heed = [](int signal) {
-    if (std::signal(signal, on_signal) == SIG_IGN) std::signal(signal, SIG_IGN);
-  };
-  for (const int stop : kStops) heed(stop);
-  heed(SIGPIPE);
-  std::signal(SIGXFSZ, SIG_IGN);  // a file beyond the limit is then an error of the write
-}
 
 constexpr std::int64_t kWhiteningImages = 5000;
 constexpr std::int64_t kWarmUpSteps = 3;  // a device records the third
@@ -87,7 +64,8 @@ void Trainer::build() {
   check(is_utf8(data_.name), "--data: expected a folder whose name is UTF-8, as records keep it, got other bytes");
   fingerprint_ = fingerprint(data_);
   const std::int64_t images = data_.train.count();
-  check(options_.holdout < images, "--holdout: {} images cannot be kept aside of {}", options_.holdout, images);
+  check(options_.holdout < images, "--holdout: expected fewer than the {} training images, got {}", images,
+        options_.holdout);
   if (options_.holdout > 0) std::tie(data_.train, held_out_) = holdout(data_.train, options_.holdout, options_.seed);
 
   plan_ = plan_recipe(options_, device_);
@@ -190,7 +168,7 @@ std::vector<NamedTensor> Trainer::optimizer_tensors() {
 void Trainer::train_step() {
   try {
     steps_->run(state_.step);
-  } catch (const LostNumbers& lost) {
+  } catch (const NonFiniteLoss& lost) {
     report(lost);
   } catch (const cuda::OutOfMemory& full) {
     if (plan_.batch_size == 1) throw;
@@ -206,7 +184,7 @@ void Trainer::gather() {
     const auto [loss, correct] = steps_->sums();
     state_.loss = loss;
     state_.correct = correct;
-  } catch (const LostNumbers& lost) {
+  } catch (const NonFiniteLoss& lost) {
     report(lost);
   }
   const double seconds = steps_->take_seconds();
@@ -214,7 +192,7 @@ void Trainer::gather() {
   state_.epoch_seconds += seconds;
 }
 
-void Trainer::report(const LostNumbers& lost) const {
+void Trainer::report(const NonFiniteLoss& lost) const {
   fail("the loss is {} at step {}, learning rate {:.4g}{}\nhint: try a smaller --lr-scale; {}", std::abs(lost.loss),
        lost.step + 1, recipe_->learning_rate(), lost.layers,
        saved_step_ < 0 ? "nothing was saved yet" : fmt::format("{} holds step {}", folder_.last(), saved_step_));
@@ -254,7 +232,7 @@ std::optional<MetricsRow> Trainer::evaluate_epoch() {
   if (averages_) averaged.emplace(*averages_);
   EvaluateOptions how;
   how.tta = true;
-  how.stop = [] { return signalled != 0; };
+  how.stop = [] { return stop_asked(); };
   how.precision = plan_.precision;
   std::optional<TestFigures> figures;
   if (test_is_due()) {
@@ -272,9 +250,15 @@ std::optional<MetricsRow> Trainer::evaluate_epoch() {
     fmt::print("held-out images: loss {:.4f} accuracy {}\n", chosen_by->loss, percent(chosen_by->accuracy));
   }
   const auto n = static_cast<double>(state_.images);
-  return MetricsRow{
-      (state_.step - 1) / steps_per_epoch_ + 1, state_.step, state_.seconds,           state_.lr, state_.loss / n,
-      static_cast<double>(state_.correct) / n,  figures,     n / state_.epoch_seconds, held_out};
+  return MetricsRow{.epoch = (state_.step - 1) / steps_per_epoch_ + 1,
+                    .step = state_.step,
+                    .seconds = state_.seconds,
+                    .lr = state_.lr,
+                    .train_loss = state_.loss / n,
+                    .train_accuracy = static_cast<double>(state_.correct) / n,
+                    .test = figures,
+                    .images_per_second = n / state_.epoch_seconds,
+                    .held_out = held_out};
 }
 
 bool Trainer::test_is_due() const {
@@ -311,11 +295,11 @@ int Trainer::run() {
   }
   folder_.make();
   options_.out = folder_.path();
-  heed_signals();
+  heed_stop_signals();
   write_run_json();
   print_plan();
   folder_.write_metrics(state_.rows);
-  while (!signalled) {
+  while (!stop_asked()) {
     if (state_.images > 0 && at_epoch_end()) {
       close_epoch(true);
     } else if (state_.step < last_step()) {
@@ -327,9 +311,9 @@ int Trainer::run() {
       break;
     }
   }
-  if (!signalled && state_.images > 0) close_epoch(false);
+  if (!stop_asked() && state_.images > 0) close_epoch(false);
   progress_.reset();
-  if (signalled) {
+  if (stop_asked()) {
     save(folder_.last());
     fmt::print("stopped by a signal; {} holds step {} of {}\ngo on with: ./run train --out {} --resume{}\n",
                folder_.last(), state_.step, total_steps_, folder_.path(), resume_options(options_));

@@ -24,7 +24,7 @@ class Trainer {
   /// options that the user wrote: a resumed run refuses those that differ from the saved ones.
   Trainer(TrainOptions options, const std::vector<std::string>& given);
 
-  /// Trains to the end, to --max-steps or to a signal (SIGINT, SIGTERM); returns the exit status.
+  /// Trains to the end, to --max-steps or to a signal (SIGINT, SIGTERM, SIGHUP, SIGPIPE); returns the exit status.
   int run();
 
  private:
@@ -60,7 +60,7 @@ class Trainer {
   void gather();
   void begin_progress();
   void show_progress();
-  [[noreturn]] void report(const LostNumbers& lost) const;
+  [[noreturn]] void report(const NonFiniteLoss& lost) const;
 
   /// Evaluates, notes a row and saves; does nothing where a signal comes first. A row in the middle of an epoch
   /// (--max-steps) leaves the epoch's sums as they are.

@@ -62,17 +62,17 @@ TEST_F(CudaOptim, CapturedUpdatesGiveTheBitsOfSteps) {
     cuda::StepGraph graph;
     for (std::int64_t step = 0; step < 6; ++step) {
       stepped.steps(step, step + 1);
-      average.update();
+      average.step();
       Tensor numbers = Tensor::empty({captured_average.numbers().elements()}, Dtype::float64);
-      captured_average.write_numbers(step, numbers.data<double>());
+      captured_average.write_numbers(step + 1, numbers.data<double>());
       captured_average.numbers().copy_from(numbers);
       captured.replay(step, step + 1, [&] {
         graph.run([&] {
           captured.optimizer->update();
-          captured_average.apply();
+          captured_average.update();
         });
       });
-      captured_average.count_updates(1);
+      captured_average.count_steps(1);
     }
     EXPECT_EQ(doubles(captured.flat.values()), doubles(stepped.flat.values())) << stepped.optimizer->name();
     expect_same_state(captured.optimizer->state(), stepped.optimizer->state(), 0);
@@ -152,15 +152,15 @@ struct Averaged {
 TEST_F(CudaOptim, AveragesEqualTheCpusAndChangePlaces) {
   Averaged here(Device::cpu), there(Device::cuda), replayed(Device::cuda);
   Tensor table = Tensor::empty({5, there.ema.numbers().elements()}, Dtype::float64);
-  for (std::int64_t n = 0; n < 5; ++n) replayed.ema.write_numbers(n, table.data<double>() + n * table.size(1));
+  for (std::int64_t n = 0; n < 5; ++n) replayed.ema.write_numbers(n + 1, table.data<double>() + n * table.size(1));
   table = table.to(Device::cuda);
   for (std::int64_t n = 0; n < 5; ++n) {
-    for (Averaged* a : {&here, &there}) a->move(n), a->ema.update();
+    for (Averaged* a : {&here, &there}) a->move(n), a->ema.step();
     replayed.move(n);
     replayed.ema.numbers().copy_from(table.slice(n, n + 1));
-    replayed.ema.apply();
+    replayed.ema.update();
   }
-  replayed.ema.count_updates(5);
+  replayed.ema.count_steps(5);
   expect_same_state(there.ema.state(), here.ema.state(), 1e-6);
   expect_same_state(replayed.ema.state(), there.ema.state(), 0);
 

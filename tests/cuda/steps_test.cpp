@@ -187,7 +187,7 @@ TEST_F(DeviceSteps, NameTheStepThatLostItsNumbers) {
   try {
     lost.steps->sums();
     FAIL() << "nothing was thrown";
-  } catch (const LostNumbers& numbers) {
+  } catch (const NonFiniteLoss& numbers) {
     EXPECT_EQ(numbers.step, 2);
     EXPECT_FALSE(std::isfinite(numbers.loss));
   }

@@ -1,4 +1,4 @@
-# A room is one folder of the tree and one static library: dattn_core, dattn_layers, ... (see docs/design.md).
+# A module is one folder of the tree and one static library: dattn_core, dattn_layers, ... (see docs/design.md).
 include(GNUInstallDirs)
 
 add_library(dattn_flags INTERFACE)
@@ -20,17 +20,17 @@ if(DATTN_SANITIZE)
   target_link_options(dattn_flags INTERFACE -fsanitize=${DATTN_SANITIZE})
 endif()
 
-function(dattn_room name)
-  cmake_parse_arguments(ROOM "" "" "DEPENDS;SOURCES" ${ARGN})
-  if(NOT ROOM_SOURCES)
-    file(GLOB ROOM_SOURCES CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${name}/*.cpp)
+function(dattn_module name)
+  cmake_parse_arguments(MODULE "" "" "DEPENDS;SOURCES" ${ARGN})
+  if(NOT MODULE_SOURCES)
+    file(GLOB MODULE_SOURCES CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${name}/*.cpp)
   endif()
-  add_library(dattn_${name} STATIC ${ROOM_SOURCES})
+  add_library(dattn_${name} STATIC ${MODULE_SOURCES})
   add_library(dattn::${name} ALIAS dattn_${name})
-  set_property(GLOBAL APPEND PROPERTY DATTN_ROOMS ${name})
+  set_property(GLOBAL APPEND PROPERTY DATTN_MODULES ${name})
   target_include_directories(dattn_${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/dattn>)
   target_compile_features(dattn_${name} PUBLIC cxx_std_20)
-  target_link_libraries(dattn_${name} PUBLIC ${ROOM_DEPENDS} PRIVATE $<BUILD_INTERFACE:dattn_flags>)
+  target_link_libraries(dattn_${name} PUBLIC ${MODULE_DEPENDS} PRIVATE $<BUILD_INTERFACE:dattn_flags>)
 endfunction()
 
 # One program from one source file, in build/*/bin.
