@@ -38,6 +38,25 @@ void fill_mask(const Plan& plan, const DropoutMask& dropout, const Tile& t, T* m
 // range by themselves: a running maximum is not needed, and they are made where the scores are.
 constexpr int kSmallScore = 40;
 
+// The largest |x[i]| of n numbers.
+template <typename T>
+T largest(std::int64_t n, const T* x) {
+  return max_lanes<T>(n, T(0), [&](auto d, std::int64_t i) HWY_ATTR { return hn::Abs(hn::LoadU(d, x + i)); });
+}
+
+// The largest size of each head's bias [M], infinity where finding it costs as much as the scores.
+template <typename T>
+void largest_biases(const DAttentionBias& b, std::int64_t heads, T* most) {
+  constexpr std::int64_t kTogether = 65536;  // elements
+  std::fill_n(most, heads, b.kind == BiasKind::none ? T(0) : std::numeric_limits<T>::infinity());
+  if (b.kind != BiasKind::table) return;
+  const Tensor& table = b.table.value();
+  const std::int64_t elements = table.elements() / heads;
+  parallel_for(heads, std::max<std::int64_t>(1, kTogether / elements), [&](std::int64_t m, std::int64_t end) HWY_ATTR {
+    for (; m < end; ++m) most[m] = largest(elements, table.data<T>() + m * elements);
+  });
+}
+
 // Whether no score of a tile with these queries can be beyond kSmallScore: a product is at most the sum of one side's
 // sizes times the largest of the other's.
 template <typename T>
@@ -189,6 +208,7 @@ struct ForwardCall {
   const Plan& plan;
   const Bias<T>& bias;
   const DropoutMask& dropout;
+  const T* largest_bias;  // of each head
   const S *q, *k, *v;
   T *mix, *lse;
 
@@ -207,13 +227,12 @@ struct ForwardCall {
     pack_rows(plan, k + samples, plan.samples, T(1), buffers.keys.data());
     pack_rows(plan, v + samples, plan.samples, T(1), buffers.values.data());
     buffers.largest_key = largest(plan.samples * plan.head_channels, buffers.keys.data());
-    const T largest_bias = bias.largest(head);
     fill_windows(bias, n, head, buffers.windows.data());
     for (std::int64_t i = task.first_query; i < task.last_query; i += tile) {
       const Tile t{n, head, i, std::min(tile, task.last_query - i), 0, 0, tile};
       const std::int64_t at = (n * plan.queries + i) * plan.channels + column;
       pack_columns(plan, q + at, t.queries, scale, tile, buffers.q.data());
-      attend_tile(plan, bias, dropout, largest_bias, t, buffers);
+      attend_tile(plan, bias, dropout, largest_bias[head], t, buffers);
       unpack_columns(plan, buffers.mix.data(), t.queries, T(1), tile, mix + at);
       std::copy_n(buffers.most.data(), t.queries, lse + (n * plan.heads + head) * plan.queries + i);
     }
@@ -226,7 +245,9 @@ void AttendForward(const Tensor& q, const Tensor& k, const Tensor& v, const Tens
     using T = Exact<S>;
     const Plan plan(q, k, lse, b.kind, tile_queries<T>());
     const BiasInputs<T> inputs(plan, q, positions, b);
-    const ForwardCall<S> call{plan,        inputs.bias, dropout,       q.data<S>(),
+    Scratch<T> most(static_cast<std::size_t>(plan.heads));
+    largest_biases(b, plan.heads, most.data());
+    const ForwardCall<S> call{plan,        inputs.bias, dropout,       most.data(),  q.data<S>(),
                               k.data<S>(), v.data<S>(), mix.data<T>(), lse.data<T>()};
     parallel_for(plan.tasks(), 1, [&](std::int64_t index, std::int64_t) HWY_ATTR { call.run(Task(plan, index)); });
   });

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "core/simd.h"
 #include "layers/dattention_kernels.h"
@@ -37,16 +36,10 @@ struct Bias {
   const T* positions = nullptr;                    // [N,K,G,2]
   const T *query_y = nullptr, *query_x = nullptr;  // coordinates of every query, [H*W]
   const T* table = nullptr;                        // [M,2h+1,2w+1], the table in a ring of zeros; or fixed [M,H*W,K]
-  const T* largest_of_head = nullptr;              // of the relative table's numbers, [M]
   const T *w1 = nullptr, *b1 = nullptr, *w2 = nullptr;
 
   const T* position(const Tile& t, std::int64_t j) const {
     return positions + ((t.image * samples + t.sample + j) * groups + t.head / per_group) * 2;
-  }
-  /// The largest size of a head's bias, or infinity where finding it is not worth while.
-  T largest(std::int64_t head) const {
-    if (kind == BiasKind::none) return 0;
-    return kind == BiasKind::table ? largest_of_head[head] : std::numeric_limits<T>::infinity();
   }
   bool moves() const { return kind == BiasKind::table || kind == BiasKind::log_cpb; }
   /// Whether there is a table of which neighbouring queries are one cell apart.

@@ -222,21 +222,12 @@ void unpack_columns(const Plan& plan, const T* from, std::int64_t rows, T scale,
 
 // --- the bias in kernel form ---
 
-// The largest |x[i]| of n numbers.
-template <typename T>
-T largest(std::int64_t n, const T* x) {
-  return max_lanes<T>(n, T(0), [&](auto d, std::int64_t i) HWY_ATTR { return hn::Abs(hn::LoadU(d, x + i)); });
-}
-
 // Coordinates of queries and the table in its ring of zeros, shared by all tasks of a call.
 template <typename T>
 class BiasInputs {
  public:
   BiasInputs(const Plan& plan, const Tensor& q, const Tensor& positions, const DAttentionBias& b)
-      : query_y_(padded(plan, b)),
-        query_x_(padded(plan, b)),
-        ring_(ring_elements(plan, b)),
-        largest_(b.kind == BiasKind::table ? static_cast<std::size_t>(plan.heads) : 0) {
+      : query_y_(padded(plan, b)), query_x_(padded(plan, b)), ring_(ring_elements(plan, b)) {
     bias.kind = b.kind, bias.height = q.size(1), bias.width = q.size(2), bias.samples = plan.samples;
     if (bias.moves()) {
       bias.groups = positions.size(3), bias.per_group = plan.heads / bias.groups;
@@ -280,13 +271,10 @@ class BiasInputs {
       T* to = ring_.data() + r / rows * bias.ring_size() + (r % rows + 1) * bias.ring_row() + 1;
       std::copy_n(table.data<T>() + r * columns, columns, to);
     }
-    for (std::int64_t m = 0; m < plan.heads; ++m) {
-      largest_[static_cast<std::size_t>(m)] = largest(rows * columns, table.data<T>() + m * rows * columns);
-    }
-    bias.table = ring_.data(), bias.largest_of_head = largest_.data();
+    bias.table = ring_.data();
   }
 
-  Scratch<T> query_y_, query_x_, ring_, largest_;
+  Scratch<T> query_y_, query_x_, ring_;
 };
 
 }  // namespace dattn::HWY_NAMESPACE

@@ -324,11 +324,12 @@ TEST_F(TrainProgram, LostNumbersStopTheRun) {
 }
 
 TEST_F(TrainProgram, ReadsAConfigFile) {
-  std::ofstream(folder_ / "options.ini") << "epochs = 1\nseed = 9\nbatch-size = " << 3 * kBatch / 2 << "\n";
+  std::ofstream(folder_ / "options.ini") << "epochs = 1\nseed = 010\nbatch-size = " << 3 * kBatch / 2 << "\n";
   const auto result = run_program("train", "--config " + (folder_ / "options.ini") + " --data " + data() + " --out " +
                                                out("a") + " --attention none");
   ASSERT_EQ(result.status, 0) << result.output;
   EXPECT_EQ(nlohmann::json::parse(last("a").metadata.at("state")).at("step"), 2);
+  EXPECT_EQ(nlohmann::json::parse(last("a").metadata.at("options")).at("seed"), 10);  // decimal
 }
 
 TEST_F(TrainProgram, RefusesAConfigFileOfOtherOptionsOrValues) {

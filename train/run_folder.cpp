@@ -82,10 +82,12 @@ RunFolder::RunFolder(const TrainOptions& options) : path_(options.out), resume_(
   std::error_code error;
   const bool there = !path_.empty() && fs::exists(last(), error);
   check(!error || error == std::errc::not_a_directory, "{}: cannot be looked into ({})", path_, error.message());
-  check(!resume_ || there, "resume: nothing to resume, {} is not there\nhint: leave --resume out to begin a run",
-        last());
-  if (!resume_ && !path_.empty()) refuse_run(path_, last(), best());
-  if (resume_) lock();
+  if (resume_) {
+    check(there, "resume: nothing to resume, {} is not there\nhint: leave --resume out to begin a run", last());
+    lock();
+  } else if (!path_.empty()) {
+    refuse_run(path_, last(), best());
+  }
 }
 
 void RunFolder::make() {

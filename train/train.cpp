@@ -8,7 +8,8 @@
 
 int main(int argc, char** argv) try {
   auto parsed = dattn::parse_train_options(argc, argv);
-  const int status = parsed.exit_code >= 0 ? parsed.exit_code : dattn::Trainer(parsed.options, parsed.given).run();
+  if (parsed.exit_code >= 0) return parsed.exit_code;
+  const int status = dattn::Trainer(parsed.options, parsed.given).run();
   dattn::flush_output();
   return status;
 } catch (const std::exception& error) {

@@ -232,7 +232,7 @@ std::optional<MetricsRow> Trainer::evaluate_epoch() {
   if (averages_) averaged.emplace(*averages_);
   EvaluateOptions how;
   how.tta = true;
-  how.stop = [] { return stop_asked(); };
+  how.stop = stop_asked;
   how.precision = plan_.precision;
   std::optional<TestFigures> figures;
   if (test_is_due()) {
