@@ -3,9 +3,8 @@
 
 #include <cblas.h>
 
-#include <type_traits>
-
 #include <algorithm>
+#include <type_traits>
 
 #include "core/memory.h"
 #include "core/parallel.h"
@@ -46,13 +45,21 @@ void gemm_split(Trans ta, Trans tb, std::int64_t m, std::int64_t n, std::int64_t
   }
 }
 
+// C = beta C, what is left of the product where the sum has no terms; OpenBLAS would multiply something by 0.
+template <typename T>
+void scale(std::int64_t m, std::int64_t n, T beta, T* c, std::int64_t ldc) {
+  for (std::int64_t i = 0; i < m; ++i) {
+    for (T *x = c + i * ldc, *end = x + n; x < end; ++x) *x = beta == T(0) ? T(0) : beta * *x;
+  }
+}
+
 }  // namespace
 
 template <typename T>
 void gemm_tile(Trans ta, Trans tb, std::int64_t m, std::int64_t n, std::int64_t k, T alpha, const T* a,
                std::int64_t lda, const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc) {
   if (m == 0 || n == 0) return;
-  if (k == 0) alpha = 0, k = 1, lda = std::max<std::int64_t>(lda, 1), ldb = std::max<std::int64_t>(ldb, 1);
+  if (k == 0) return scale(m, n, beta, c, ldc);
   if constexpr (std::is_same_v<T, float>) {
     cblas_sgemm(CblasRowMajor, blas(ta), blas(tb), blas(m), blas(n), blas(k), alpha, a, blas(lda), b, blas(ldb), beta,
                 c, blas(ldc));

@@ -129,12 +129,15 @@ HWY_INLINE void fill_over(std::int64_t begin, std::int64_t end, T* y, F&& f) {
 
 template <typename T>
 void window_forward(const Bias<T>& bias, const Tile& t, const Window<T>* windows, T* s) {
+  const Wide<T> d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const std::int64_t last = (t.queries - 1) / lanes * lanes;  // the first query of the last vector
   const T* table = bias.table + t.head * bias.ring_size();
   const MapRows<T> map(bias, t);
   for (std::int64_t j = 0; j < t.samples; ++j) {
     const Window<T>& window = windows[t.sample + j];
-    const Wide<T> d;
     const auto fx = hn::Set(d, window.fx), fy = hn::Set(d, window.fy);
+    hn::StoreU(hn::Zero(d), d, s + j * t.stride + last);  // runs may end before its padding begins
     for (std::int64_t r = 0; r < map.count; ++r) {
       const MapRow& on = map.rows[r];
       const QueryRun run = run_of(bias, window, on);
