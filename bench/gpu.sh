@@ -5,7 +5,8 @@
 #   check                   the device, the tools, whether the programs start
 #   build                   builds there, for its own GPU, from this tree
 #   tests [FILTER]          every suite on the device, in processes that a fault of the device does not outlive
-#   sanitize [TOOL]         memcheck, racecheck, initcheck or synccheck of compute-sanitizer over the table of cases
+#   sanitize [TOOL [FIRST]] memcheck, racecheck, initcheck or synccheck of compute-sanitizer over every suite with small sizes, in parts:
+#                           what does not fit in one call goes on from part FIRST in the next
 #   times TYPE [CASE...]    float32 or bfloat16: cases beside PyTorch's best variant on the same card; a call has time for about four
 #   profile TYPE [CASE...]  Nsight Compute's figures of the kernels that take the most time
 #   data                    gathers the carried parts of CIFAR-10
@@ -22,7 +23,7 @@
 # follow each other at once.
 # Times of the layers in three calls: times TYPE; times TYPE dattention_seed_table dattention_7x7 dattn_cnn_2000; times TYPE
 # dattention_stride4 dattention_256px_stride8. Alone: times TYPE dattention_1024px_stride8, which PyTorch has no memory for.
-# 94 %: bench/gpu.sh train 10 --precision bfloat16 --warm-up
+# 94 %: bench/gpu.sh train 10 --precision bfloat16 --epochs 9 --warm-up
 # 96 %: bench/gpu.sh train 3 --precision bfloat16 --model dattn_cnn_wide --warm-up
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,11 +33,17 @@ out=${OUT:-$packed/out}
 programs=(train eval bench dattn_cuda_tests)
 packages=(libfmt-dev libeigen3-dev nlohmann-json3-dev libhwy-dev libopenblas-pthread-dev libcli11-dev libstb-dev
           libcurl4-openssl-dev libarchive-dev libssl-dev libgtest-dev libfmt9 libhwy1 libopenblas0-pthread libgfortran5)
-shards=24  # processes of `tests`
+shards=24  # processes of `tests`, twice as many of `sanitize`
+limit=590  # seconds that a call may take
+PATH=$PATH:/usr/local/cuda/bin
 
 die() {
   echo "gpu.sh: $*" >&2
   exit 1
+}
+
+needs() {  # TOOL
+  command -v "$1" > /dev/null || die "$stage: this machine has no $1"
 }
 
 # --- on the machine that builds ---
@@ -166,15 +173,15 @@ stage_tests() {
   local filter=${1:-*} shard failed=() tests
   : > "$out/tests.log"
   for ((shard = 0; shard < shards; ++shard)); do
-    GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$shard timeout $((SECONDS < 480 ? 480 - SECONDS : 1)) \
+    GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$shard timeout $((SECONDS < limit - 110 ? limit - 110 - SECONDS : 1)) \
       "$work/run/dattn_cuda_tests" --gtest_filter="$filter" --gtest_brief=1 2>&1 | tee -a "$out/tests.log" || failed+=("$shard")
   done
   for shard in "${failed[@]}"; do
     echo "== shard $shard has failed; its tests one by one:" | tee -a "$out/tests.log"
     mapfile -t tests < <(tests_of_shard "$filter" "$shard")
     for test in "${tests[@]}"; do
-      ((SECONDS < 570)) || die "no time is left; $out/tests.log has what failed so far"
-      CUDA_LAUNCH_BLOCKING=1 timeout $((571 - SECONDS)) "$work/run/dattn_cuda_tests" --gtest_filter="$test" --gtest_brief=1 \
+      ((SECONDS < limit - 20)) || die "no time is left; $out/tests.log has what failed so far"
+      CUDA_LAUNCH_BLOCKING=1 timeout $((limit - 19 - SECONDS)) "$work/run/dattn_cuda_tests" --gtest_filter="$test" --gtest_brief=1 \
         > "$work/test.log" 2>&1 || { echo "FAILED alone: $test"; cat "$work/test.log"; } | tee -a "$out/tests.log"
     done
   done
@@ -184,19 +191,26 @@ stage_tests() {
 # Without the pool every tensor is a block of the driver's, whose ends and contents the tools know. Kernels of the libraries
 # are left out, except where the tool has to see what they write.
 stage_sanitize() {
-  local tool=${1:-memcheck} only=()
+  local tool=${1:-memcheck} part=${2:-0} parts=$((2 * shards)) only=() failed=() options
+  needs compute-sanitizer
   case $tool in
     memcheck | racecheck | synccheck)
-      only=(--kernel-name kns=dattn)
-      compute-sanitizer --help | grep -e --kernel-name > /dev/null || only=(--kernel-regex kns=dattn) ;;
+      options=$(compute-sanitizer --help 2>&1 || true)
+      if [[ $options == *--kernel-name* ]]; then only=(--kernel-name kns=dattn); else only=(--kernel-regex kns=dattn); fi ;;
     initcheck) ;;
     *) die "sanitize: expected memcheck, racecheck, initcheck or synccheck, found '$tool'" ;;
   esac
-  DATTN_CUDA_NO_CACHING=1 timeout 570 compute-sanitizer --tool "$tool" "${only[@]}" --target-processes all --error-exitcode 9 \
-    --print-limit 20 --log-file "$out/$tool.log" "$work/run/dattn_cuda_tests" \
-    --gtest_filter='Cuda/Float.*:Cuda/Bfloat16.*:CudaStepGraph.*' --gtest_brief=1 | tail -3 ||
-    { tail -1 "$out/$tool.log"; die "$tool has found errors, or the tests have failed, or the time was short: $out/$tool.log"; }
-  tail -1 "$out/$tool.log"
+  for (( ; part < parts && SECONDS < limit * 3 / 4; ++part)); do
+    if ! DATTN_SMALL=1 DATTN_CUDA_NO_CACHING=1 GTEST_TOTAL_SHARDS=$parts GTEST_SHARD_INDEX=$part timeout $((limit - SECONDS)) \
+      compute-sanitizer --tool "$tool" "${only[@]}" --target-processes all --error-exitcode 9 --print-limit 20 \
+      --log-file "$out/$tool-$part.log" "$work/run/dattn_cuda_tests" --gtest_brief=1 > "$out/$tool-$part.tests" 2>&1; then
+      ((SECONDS < limit - 5)) || break
+      failed+=("$part")
+      echo "part $part: $(tail -1 "$out/$tool-$part.tests"); $(tail -1 "$out/$tool-$part.log")"
+    fi
+  done
+  ((part == parts)) || echo "parts up to $part of $parts are done; go on with: bench/gpu.sh sanitize $tool $part"
+  [ ${#failed[@]} = 0 ] || die "$tool has found errors, or tests have failed, in parts ${failed[*]}: $out/$tool-*"
 }
 
 stage_times() {
@@ -208,20 +222,25 @@ stage_times() {
   printf '#!/bin/sh\nexec python3 "$@"\n' > "$work/peer/torch-python"
   chmod +x "$work/peer/torch-python"
   export TORCHINDUCTOR_CACHE_DIR=$work/inductor
-  timeout 580 python3 bench/against_torch.py "$work/run/bench" "$work/peer" --device cuda --precision "$precision" --rounds 1 --calls "$calls" \
+  timeout $((limit - SECONDS)) python3 bench/against_torch.py "$work/run/bench" "$work/peer" --device cuda --precision "$precision" --rounds 1 --calls "$calls" \
     --raw "$out/times-$precision.jsonl" "${@/#/--case=}"
 }
 
 stage_profile() {
-  local precision=${1:?gpu.sh: profile float32|bfloat16 [CASE...]} case
+  local precision=${1:?gpu.sh: profile float32|bfloat16 [CASE...]} case failed=()
   shift
+  needs ncu
   [ $# -gt 0 ] || set -- dattention_seed dattention_seed_table dattention_15x15 dattn_cnn
+  "$work/run/bench" --device cuda --precision "$precision" --rounds 1 "${@/#/--case=}"  # times without ncu, and floors
+  local each=$(((limit - SECONDS) / $#))
   for case in "$@"; do
-    timeout $((560 / $#)) ncu --profile-from-start off --clock-control none --csv --page raw --target-processes all \
+    timeout "$each" ncu --profile-from-start off --clock-control none --csv --page raw --target-processes all \
       --section SpeedOfLight --section ComputeWorkloadAnalysis --section Occupancy --section LaunchStats \
       "$work/run/bench" --device cuda --precision "$precision" --case "$case" --profile > "$out/ncu-$precision-$case.csv" || true
-    python3 bench/kernel_figures.py "$out/ncu-$precision-$case.csv" || true
+    echo "$case:"
+    python3 bench/kernel_figures.py "$out/ncu-$precision-$case.csv" || failed+=("$case")
   done
+  [ ${#failed[@]} = 0 ] || die "no figures of ${failed[*]}: $out/ncu-$precision-*.csv say why"
 }
 
 stage_data() {
@@ -277,6 +296,7 @@ time.sleep(600)'
 # The line of the first step is written as soon as the step is done and its sums are read.
 stage_start() {
   local precision i begin
+  rm -f "$work/held"
   hold_device > "$work/held" &
   holder=$!
   trap 'kill "$holder" 2> /dev/null || true' EXIT
@@ -300,5 +320,5 @@ case $stage in
   build) stage_build ;;
   data) stage_data ;;
   check | tests | sanitize | times | profile | train | start) shift; prepare; "stage_$stage" "$@" ;;
-  *) sed -n 's/^# \?//; 2,13p' "$0" >&2; exit 2 ;;
+  *) sed -n 's/^# \?//; 2,14p' "$0" >&2; exit 2 ;;
 esac

@@ -143,14 +143,15 @@ bool has_none_of(std::initializer_list<Note> unwanted, const Descriptor& engine,
          notes.begin() + *count;
 }
 
-// Whether a config's engine gives the same bits every time, adds in float32, and is ready to run: others are compiled
-// when they are planned, for up to a second a shape.
+// Whether a config's engine gives the same bits every time, adds products themselves (no transforms, whose errors are
+// larger) in float32, and is ready to run: others are compiled when they are planned.
 bool suitable(const Descriptor& config) {
   Descriptor engine(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
   cudnnBackendDescriptor_t raw = engine.raw();
   if (config.get(CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &raw) != 1) return false;
-  return has_none_of({CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC, CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION}, engine,
-                     CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE) &&
+  return has_none_of({CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC, CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION,
+                      CUDNN_NUMERICAL_NOTE_FFT, CUDNN_NUMERICAL_NOTE_WINOGRAD},
+                     engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE) &&
          has_none_of({CUDNN_BEHAVIOR_NOTE_RUNTIME_COMPILATION}, engine, CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE,
                      CUDNN_TYPE_BEHAVIOR_NOTE);
 }
@@ -195,11 +196,14 @@ std::unique_ptr<Plan> plan_with(cudnnHandle_t handle, const Descriptor& config) 
 
 std::unique_ptr<Plan> make_plan(cudnnHandle_t handle, const Convolution& c) {
   const DirectionNames& names = names_of(c.direction);
+  // Nothing says that an operation keeps what it is described by: they live until it is final.
+  const Descriptor convolution = convolution_of(c), x = tensor(kX, c.N, c.H, c.W, c.C),
+                   w = tensor(kW, c.O, c.Kh, c.Kw, c.C), y = tensor(kY, c.N, c.Ho, c.Wo, c.O);
   Descriptor operation(names.operation);
-  operation.set(names.convolution, convolution_of(c))
-      .set(names.x, tensor(kX, c.N, c.H, c.W, c.C))
-      .set(names.w, tensor(kW, c.O, c.Kh, c.Kw, c.C))
-      .set(names.y, tensor(kY, c.N, c.Ho, c.Wo, c.O))
+  operation.set(names.convolution, convolution)
+      .set(names.x, x)
+      .set(names.w, w)
+      .set(names.y, y)
       .set(names.alpha, CUDNN_TYPE_FLOAT, {1.0f})
       .set(names.beta, CUDNN_TYPE_FLOAT, {0.0f});
   if (!operation.finalize()) return nullptr;

@@ -44,7 +44,7 @@ namespace detail {
 /// gemm() where no size is 0 and d is given; the library's side.
 void multiply(const Gemm& shape, float alpha, const void* a, const void* b, float beta, void* c, const void* bias,
               const void* d);
-/// The same by float32 copies, for devices whose libraries have no products of bfloat16 (before sm_80).
+/// The same by float32 copies, where the library has no such product in bfloat16 (on any device before sm_80).
 void multiply_in_float32(const Gemm& shape, float alpha, const void* a, const void* b, float beta, void* c,
                          const void* bias, const void* d);
 }  // namespace detail

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
+#include <optional>
 
 #include "cuda/context.h"
 #include "cuda/gemm.h"
@@ -43,7 +44,7 @@ cublasLtMatrixLayout_t make_layout(Dtype dtype, std::int64_t rows, std::int64_t 
 struct Plan {
   cublasLtMatmulDesc_t description = nullptr;
   cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
-  cublasLtMatmulAlgo_t algorithm{};
+  std::optional<cublasLtMatmulAlgo_t> algorithm;
 
   template <typename T>
   void set(cublasLtMatmulDescAttributes_t attribute, const T& value) {
@@ -78,7 +79,8 @@ std::uint32_t alignment_of(const void* p) {
   return static_cast<std::uint32_t>(std::min<std::uintptr_t>(256, address & (~address + 1)));
 }
 
-// The library's first choice among algorithms that give the same bits every time (none that add with atomics).
+// The library's first choice among algorithms that give the same bits every time (none that add with atomics). In
+// bfloat16 there may be none, as for some factors that lie at odd places.
 void choose_algorithm(Library& l, const Gemm& s, const Alignment& alignment, Plan& plan) {
   cublasLtMatmulPreference_t preference = nullptr;
   check_blas(cublasLtMatmulPreferenceCreate(&preference), "choice of an algorithm");
@@ -98,10 +100,13 @@ void choose_algorithm(Library& l, const Gemm& s, const Alignment& alignment, Pla
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(l.handle, plan.description, plan.b, plan.a, plan.c,
                                                                plan.c, preference, 1, &result, &found);
   cublasLtMatmulPreferenceDestroy(preference);
-  check(status == CUBLAS_STATUS_SUCCESS && found > 0,
+  if (status == CUBLAS_STATUS_SUCCESS && found > 0) {
+    plan.algorithm = result.algo;
+    return;
+  }
+  check(s.in == Dtype::bfloat16 || s.out == Dtype::bfloat16,
         "cuda: cuBLASLt has no algorithm for [{},{}] x [{},{}] in {} ({})", s.m, s.k, s.k, s.n, name(s.in),
         cublasLtGetStatusString(status));
-  plan.algorithm = result.algo;
 }
 
 Plan make_plan(Library& l, const Gemm& s, const Alignment& alignment, const void* bias) {
@@ -123,19 +128,28 @@ Plan make_plan(Library& l, const Gemm& s, const Alignment& alignment, const void
 
 }  // namespace
 
-void detail::multiply(const Gemm& s, float alpha, const void* a, const void* b, float beta, void* c, const void* bias,
-                      const void* d) {
-  Library& l = library();
-  const std::scoped_lock lock(l.mutex);
-  l.open();
-  const Alignment alignment{alignment_of(a), alignment_of(b), std::min(alignment_of(c), alignment_of(d)),
-                            alignment_of(bias)};
+static const Plan& plan_for(Library& l, const Gemm& s, const Alignment& alignment, const void* bias) {
   auto found = l.plans.find({s, alignment});
   if (found == l.plans.end()) found = l.plans.emplace(std::pair(s, alignment), make_plan(l, s, alignment, bias)).first;
   Plan& plan = found->second;
   if (s.has_bias) plan.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+  return plan;
+}
+
+void detail::multiply(const Gemm& s, float alpha, const void* a, const void* b, float beta, void* c, const void* bias,
+                      const void* d) {
+  Library& l = library();
+  std::unique_lock lock(l.mutex);
+  l.open();
+  const Alignment alignment{alignment_of(a), alignment_of(b), std::min(alignment_of(c), alignment_of(d)),
+                            alignment_of(bias)};
+  const Plan& plan = plan_for(l, s, alignment, bias);
+  if (!plan.algorithm) {
+    lock.unlock();
+    return multiply_in_float32(s, alpha, a, b, beta, c, bias, d);
+  }
   check_blas(cublasLtMatmul(l.handle, plan.description, &alpha, b, plan.b, a, plan.a, &beta, d, plan.c, c, plan.c,
-                            &plan.algorithm, l.workspace, kWorkspace, stream()),
+                            &*plan.algorithm, l.workspace, kWorkspace, stream()),
              "matrix product");
 }
 

@@ -34,6 +34,8 @@ if(DATTN_CUDA_BUILT)
   target_include_directories(dattn_cuda_tests PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   target_link_libraries(dattn_cuda_tests PRIVATE dattn_train dattn_cuda dattn_op_cases GTest::gtest_main dattn_test_flags)
   if(EXISTS /proc/driver/nvidia)  # a test is no failure where it cannot run
-    gtest_discover_tests(dattn_cuda_tests TEST_PREFIX cuda. DISCOVERY_TIMEOUT 60 PROPERTIES RUN_SERIAL ON)
+    # Before the tests run, not when they are linked: where it is built it may lack a library that it is started with.
+    gtest_discover_tests(dattn_cuda_tests TEST_PREFIX cuda. DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+                         PROPERTIES RUN_SERIAL ON)
   endif()
 endif()

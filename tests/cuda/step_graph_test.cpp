@@ -32,11 +32,11 @@ using test::error_text;
 using test::normal;
 using test::same_bits;
 
-// Convolution with pooling, BatchNorm with GELU, DAttention with its table, pooling, a linear layer; dropout of images,
-// of weights and outputs of attention, and of features.
+// Convolutions with and without pooling, BatchNorm with GELU, DAttention with its table, pooling, a linear layer;
+// dropout of images, of weights and outputs of attention, and of features.
 struct Network {
   Random random{1, Purpose::init};
-  Conv2d conv{3, 16, 3, {.padding = 1}, false, random};
+  Conv2d conv{3, 16, 3, {.padding = 1}, false, random}, wide{16, 16, 3, {.padding = 1}, false, random};
   BatchNorm2d norm{16};
   DAttention attention;
   Linear head{16, 5, true, random};
@@ -58,12 +58,13 @@ struct Network {
 
   void visit(Visitor& v) {
     v("conv", conv);
+    v("wide", wide);
     v("norm", norm);
     v("attention", attention);
     v("head", head);
   }
   Tensor operator()(const Tensor& images) {
-    Tensor x = batchnorm_gelu(conv2d_max_pool2(images, conv), norm);  // [N,4,4,16]
+    Tensor x = batchnorm_gelu(wide(conv2d_max_pool2(images, conv)), norm);  // [N,4,4,16]
     x = max_pool2d(add(x, drop_path(attention(x))), 4);
     return head(dropout(cast(reshape(x, {x.size(0), 16}), Dtype::float32)));
   }
