@@ -15,11 +15,9 @@
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
 
-constexpr std::int64_t kTile = 16384;  // elements a tile
-
 template <typename From, typename To>
 void convert_vectors(const From* from, To* to, std::int64_t n) {
-  parallel_for(n, kTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+  parallel_for(n, kElementTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     for_lanes<float>(end - begin,
                      [&](auto d, std::int64_t i) HWY_ATTR { store(load(d, from + begin + i), d, to + begin + i); });
   });

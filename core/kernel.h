@@ -66,10 +66,14 @@ void call_in_float32(void (*f)(Args...), std::type_identity_t<Args>... args) {
 template <typename Signature>
 class Kernel;
 
-/// Declared in `x.h`:            `extern Kernel<void(const Tensor& x, Tensor& y)> softmax_forward;`
-/// defined beside the CPU kernel: `constinit Kernel<void(const Tensor&, Tensor&)> softmax_forward{"softmax_forward",
-/// softmax_forward_cpu};` A call goes to the function for the device of the first tensor among the arguments; an empty
-/// side is an Error.
+/// An operation's slot, with a function for each device. A call goes to the one for the device of the first tensor
+/// among the arguments; where there is none, it is an Error. Declared in the operation's header:
+///
+///     extern Kernel<void(const Tensor& x, Tensor& y)> softmax_forward;
+///
+/// and defined beside the CPU kernel:
+///
+///     constinit Kernel<void(const Tensor&, Tensor&)> softmax_forward{"softmax_forward", softmax_forward_cpu};
 template <typename... Args>
 class Kernel<void(Args...)> {
  public:

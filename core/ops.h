@@ -1,5 +1,6 @@
 // Basic operations on tensors, each with its gradient: sums and products, matrix products, and changes of layout.
-// Floating operations take float32, float64 and bfloat16; those that only move elements take every type.
+// Floating operations take float32, float64 and bfloat16; those that only move elements take every type. Shapes or
+// types that do not go together, and dimensions that are not there, are an Error which names them.
 #pragma once
 
 #include <initializer_list>

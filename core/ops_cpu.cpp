@@ -13,14 +13,12 @@
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
 
-constexpr std::int64_t kTile = 16384;  // elements a tile: large beside the cost of a fork, small beside the L2 cache
-
 // y[i] = f(a[i], b[i]) on vectors; S is the type in memory.
 template <typename S, typename F>
 void combine(const Tensor& a, const Tensor& b, Tensor& y, F f) {
   const S *pa = a.data<S>(), *pb = b.data<S>();
   S* py = y.data<S>();
-  parallel_for(y.elements(), kTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+  parallel_for(y.elements(), kElementTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     for_lanes<Exact<S>>(end - begin, [&](auto d, std::int64_t i) HWY_ATTR {
       store(f(load(d, pa + begin + i), load(d, pb + begin + i)), d, py + begin + i);
     });
@@ -50,7 +48,7 @@ void ScaleForward(const Tensor& x, double factor, Tensor& y) {
   dispatch_float("scale", y.dtype(), [&]<typename T>() HWY_ATTR {
     const T* px = x.data<T>();
     T* py = y.data<T>();
-    parallel_for(y.elements(), kTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    parallel_for(y.elements(), kElementTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
       scale_row(end - begin, static_cast<T>(factor), px + begin, py + begin);
     });
   });
@@ -80,11 +78,11 @@ template <typename T>
 void sum_middle(std::int64_t outer, std::int64_t n, std::int64_t inner, const T* x, T factor, T* y) {
   constexpr std::int64_t kBlock = 1024, kParts = 64;
   const std::int64_t width = std::clamp<std::int64_t>(inner, 1, kBlock), blocks = tile_count(inner, width);
-  const std::int64_t rows = std::max({std::int64_t{1}, kTile / width, tile_count(n, kParts)});
+  const std::int64_t rows = std::max({std::int64_t{1}, kElementTile / width, tile_count(n, kParts)});
   const std::int64_t parts = std::max<std::int64_t>(1, tile_count(n, rows));
   Scratch<T> partial(static_cast<std::size_t>(outer * parts * inner));
   const std::int64_t work = std::max<std::int64_t>(1, std::min(n, rows) * width);  // additions of a task
-  parallel_for(outer * parts * blocks, std::max<std::int64_t>(1, kTile / work),
+  parallel_for(outer * parts * blocks, std::max<std::int64_t>(1, kElementTile / work),
                [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
                  for (std::int64_t task = begin; task < end; ++task) {
                    const std::int64_t o = task / (parts * blocks), p = task / blocks % parts, first = p * rows,
@@ -93,7 +91,7 @@ void sum_middle(std::int64_t outer, std::int64_t n, std::int64_t inner, const T*
                             x + (o * n + first) * inner + c, partial.data() + (o * parts + p) * inner + c);
                  }
                });
-  parallel_for(outer, std::max<std::int64_t>(1, kTile / (parts * width)),
+  parallel_for(outer, std::max<std::int64_t>(1, kElementTile / (parts * width)),
                [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
                  for (std::int64_t o = begin; o < end; ++o) {
                    T* const first = partial.data() + o * parts * inner;
@@ -115,7 +113,7 @@ void SumBackward(const Tensor& dy, int dim, double factor, Tensor& dx) {
   dispatch_float("sum", dx.dtype(), [&]<typename T>() HWY_ATTR {
     const T* pdy = dy.data<T>();
     T* pdx = dx.data<T>();
-    const std::int64_t tile = std::max<std::int64_t>(1, kTile / std::max<std::int64_t>(1, s.inner));
+    const std::int64_t tile = std::max<std::int64_t>(1, kElementTile / std::max<std::int64_t>(1, s.inner));
     parallel_for(s.outer * s.n, tile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
       for (std::int64_t row = begin; row < end; ++row) {
         scale_row(s.inner, static_cast<T>(factor), pdy + row / s.n * s.inner, pdx + row * s.inner);

@@ -11,12 +11,10 @@ namespace dattn {
 
 namespace {
 
-constexpr std::int64_t kTile = 16384;  // elements a tile
-
 // The innermost loop runs evenly through both.
 template <typename T>
 void copy_runs(const Loops& outer, std::int64_t run, const T* x, T* y) {
-  parallel_for(outer.turns(), std::max<std::int64_t>(1, kTile / std::max<std::int64_t>(1, run)),
+  parallel_for(outer.turns(), std::max<std::int64_t>(1, kElementTile / std::max<std::int64_t>(1, run)),
                [&](std::int64_t begin, std::int64_t end) {
                  for (std::int64_t turn = begin; turn < end; ++turn) {
                    const auto [ox, oy] = outer.offsets(turn);
@@ -30,7 +28,7 @@ template <typename T>
 void copy_transposed(const Loops& outer, Loop across, Loop along, const T* x, T* y) {
   constexpr std::int64_t kSquare = 16;
   const std::int64_t strips = tile_count(across.size, kSquare);
-  const std::int64_t tile = std::max<std::int64_t>(1, kTile / (kSquare * along.size));
+  const std::int64_t tile = std::max<std::int64_t>(1, kElementTile / (kSquare * along.size));
   parallel_for(outer.turns() * strips, tile, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t task = begin; task < end; ++task) {
       const auto [ox, oy] = outer.offsets(task / strips);

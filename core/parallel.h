@@ -45,6 +45,9 @@ class SerialScope {
   bool before_;
 };
 
+/// Elements a tile of a loop over elements: large beside the cost of a fork, small beside the second-level cache.
+inline constexpr std::int64_t kElementTile = 16384;
+
 /// Number of tiles of parallel_for(count, tile).
 constexpr std::int64_t tile_count(std::int64_t count, std::int64_t tile) { return (count + tile - 1) / tile; }
 /// The least multiple of `tile` that is not below `count`.

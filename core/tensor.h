@@ -75,14 +75,17 @@ class Tensor {
   double at(std::int64_t i) const;
 
   // Views and copies. None of them is seen by autograd: core/ops.h has `reshape` for that.
-  Tensor view(const Shape& shape) const;                     ///< the same elements under another shape
-  Tensor slice(std::int64_t begin, std::int64_t end) const;  ///< rows [begin, end) of the first dimension
-  Tensor detach() const;                                     ///< the same elements without the graph
-  Tensor clone() const;                                      ///< a copy of the elements
+  /// The same elements under another shape; Error where that has another number of them.
+  Tensor view(const Shape& shape) const;
+  /// Rows [begin, end) of the first dimension; Error where they are not all there.
+  Tensor slice(std::int64_t begin, std::int64_t end) const;
+  Tensor detach() const;           ///< the same elements without the graph
+  Tensor clone() const;            ///< a copy of the elements
   Tensor to(Dtype dtype) const;    ///< converted copy; the same tensor where the type is the same already
   Tensor to(Device device) const;  ///< copy on another device; the same tensor where it is there already
   void fill(double value);
-  void copy_from(const Tensor& other);  ///< same number of elements; converts type and device
+  /// Converts type and device; Error where the numbers of elements differ.
+  void copy_from(const Tensor& other);
 
   // Gradient graph.
   /// Makes this tensor a leaf: backward() leaves its gradient in grad().

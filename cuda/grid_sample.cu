@@ -17,7 +17,7 @@ struct Place {
 
   __device__ Place(float point, int size, const GridSampleOptions& options) {
     const auto n = static_cast<float>(size);
-    at = options.align_corners ? (point + 1) * 0.5f * (n - 1) : ((point + 1) * n - 1) * 0.5f;
+    at = !options.align_corners ? ((point + 1) * n - 1) * 0.5f : size > 1 ? (point + 1) * 0.5f * (n - 1) : 0;
     slope = (options.align_corners ? n - 1 : n) * 0.5f;
     if (options.padding == Padding::border && (at <= 0 || at >= n - 1)) {
       at = at <= 0 ? 0 : n - 1;
@@ -36,15 +36,14 @@ struct Corners {
   __device__ Corners(const float* point, int height, int width, const GridSampleOptions& options) {
     const bool xy = options.order == PointOrder::xy;
     const Place y(point[xy ? 1 : 0], height, options), x(point[xy ? 0 : 1], width, options);
-    const float sum = y.at + x.at;
-    const bool number = sum == sum;
+    const bool number = point[0] == point[0] && point[1] == point[1];
     visible =
         !number || (y.at >= -1 && y.at < static_cast<float>(height) && x.at >= -1 && x.at < static_cast<float>(width));
     const float y0 = floorf(y.at), x0 = floorf(x.at);
     row = visible && number ? static_cast<int>(y0) : 0;
     column = visible && number ? static_cast<int>(x0) : 0;
-    fy = number ? y.at - y0 : sum;
-    fx = number ? x.at - x0 : sum;
+    fy = number ? y.at - y0 : NAN;
+    fx = number ? x.at - x0 : NAN;
     slope_y = y.slope, slope_x = x.slope;
   }
 

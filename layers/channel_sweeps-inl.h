@@ -21,18 +21,19 @@ namespace dattn::HWY_NAMESPACE {
 /// How x is cut: into tiles of whole rows of one segment, and a tile into periods. A period is one row, or several
 /// short rows read as one, so that vectors are full whatever C is.
 struct ChannelSweep {
-  static constexpr std::int64_t kTile = 16384;  // elements: a second look at a tile still finds it in the L2 cache
-  static constexpr std::int64_t kLanes = 16;    // of the widest vectors
+  static constexpr std::int64_t kLanes = 16;  // of the widest vectors
 
   std::int64_t segments, rows, channels;
   std::int64_t period;     // elements, a multiple of C
   std::int64_t tile_rows;  // a multiple of the rows of a period
   std::int64_t tiles;      // of one segment
 
-  ChannelSweep(std::int64_t s, std::int64_t r, std::int64_t c) : segments(s), rows(r), channels(c), period(c) {
+  ChannelSweep(std::int64_t s, std::int64_t r, std::int64_t c)
+      : segments(s), rows(r), channels(c), period(c), tile_rows(1), tiles(0) {
+    if (c == 0) return;
     if (std::lcm(c, kLanes) <= 64 * kLanes) period = std::lcm(c, kLanes);
     while (period < 4 * kLanes) period *= 2;
-    tile_rows = period / channels * std::max<std::int64_t>(16, kTile / period);
+    tile_rows = period / channels * std::max<std::int64_t>(16, kElementTile / period);
     tiles = tile_count(rows, tile_rows);
   }
 
@@ -41,7 +42,7 @@ struct ChannelSweep {
   template <typename F>
   void for_tiles(F&& f) const {
     const std::int64_t elements = std::min(tile_rows, rows) * channels;
-    const std::int64_t together = std::max<std::int64_t>(1, kTile / std::max<std::int64_t>(1, elements));
+    const std::int64_t together = std::max<std::int64_t>(1, kElementTile / std::max<std::int64_t>(1, elements));
     parallel_for(segments * tiles, together, [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t tile = first; tile < last; ++tile) {
         const std::int64_t segment = tile / tiles, row = tile % tiles * tile_rows;

@@ -42,9 +42,9 @@ std::int64_t products(const Tensor& w) { return w.size(1) * w.size(2) * w.size(3
 constexpr std::int64_t kFewProducts = 16;
 
 struct Conv2dNode : Node {
-  Saved x;       // only where the filters are trained or the output is recomputed
-  Saved addend;  // only where the output is recomputed
-  bool recomputes = false;
+  Saved x;                                   // only where the filters are trained or the output is recomputed
+  Saved addend;                              // only where the output is recomputed
+  bool recomputes = false, trained = false;  // the filters, when the operation ran
   Parameter weight, bias;
   Conv2dOptions options;
   Shape x_shape, y_shape;
@@ -57,7 +57,7 @@ struct Conv2dNode : Node {
       backward_data(kind, dy, weight.value(), options, dx);
       give(0, std::move(dx));
     }
-    if (weight.trainable()) backward_filter(kind, dy, x.get(), options, weight.grad());
+    if (trained && weight.trainable()) backward_filter(kind, dy, x.get(), options, weight.grad());
     if (bias.trainable()) bias_backward(dy, bias.grad());
     if (inputs.size() > 1) give(1, dy);  // an addend
   }
@@ -148,7 +148,7 @@ Tensor apply(const Tensor& x, const Parameter& weight, const Parameter& bias, co
   const auto fill = [&, recomputes = can_recompute(y, x, weight, addend), y_shape = y.shape()](Conv2dNode& node) {
     if (weight.trainable() || recomputes) node.x = x;
     if (recomputes && addend) node.addend = addend;
-    node.recomputes = recomputes;
+    node.recomputes = recomputes, node.trained = weight.trainable();
     node.weight = weight, node.bias = bias, node.options = options;
     node.x_shape = x.shape(), node.y_shape = y_shape, node.kind = kind;
   };
@@ -195,7 +195,7 @@ Tensor depthwise_conv2d_add(const Tensor& addend, const Tensor& x, const Paramet
                             const Conv2dOptions& options) {
   check_conv2d(x, weight, bias, options);
   check(addend.defined(), "conv2d: expected an addend, got an undefined one");
-  if (kind_of(weight.value(), options) != Kind::depthwise) {
+  if (options.groups != weight.shape()[0] || weight.shape()[3] != 1) {
     fail("conv2d: expected a depthwise convolution to add, got {} groups {}", options.groups,
          shapes_of(x, weight.value()));
   }

@@ -18,7 +18,9 @@ struct Conv2dOptions {
 /// Output size along one side: floor((size + 2 padding - dilation (kernel - 1) - 1) / stride) + 1.
 std::int64_t conv2d_size(std::int64_t size, std::int64_t kernel, const Conv2dOptions& options);
 
-/// x [N,H,W,C], weight [O,Kh,Kw,C/groups], bias [O] or absent; gives [N,Ho,Wo,O].
+/// x [N,H,W,C], weight [O,Kh,Kw,C/groups], bias [O] or absent; gives [N,Ho,Wo,O] of x's type. x is float32, float64 or
+/// bfloat16, parameters of its exact type (float32 for bfloat16). Error where shapes or types do not go together,
+/// groups do not divide channels, or a kernel is larger than the padded image.
 Tensor conv2d(const Tensor& x, const Parameter& weight, const Parameter& bias = {}, const Conv2dOptions& options = {});
 
 /// The errors of conv2d, for operations that convolve and do more.

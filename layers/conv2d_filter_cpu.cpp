@@ -41,7 +41,7 @@ struct ChannelPanels {
     for (std::int64_t i = 0; i < G * panels; ++i, to += pixels * width) {
       const std::int64_t first = i % panels * width, count = std::min(width, channels - first);
       const T* from = data + begin * row_pixels * G * channels + i / panels * channels + first;
-      if (count == kRows) {
+      if (width == kRows && count == width) {
         pack_panel<kRows>(from, pixels, to);
       } else {
         pack_panel(from, pixels, count, to);

@@ -335,7 +335,7 @@ void attend_tile_backward(const Plan& plan, const Bias<T>& bias, const DropoutMa
 }
 
 // Loads a tile's queries, mix gradients, lse and Delta (18). Padding has lse so large that its weights are
-// zero.
+// as small as fast_exp makes them; what they are multiplied by is zero.
 template <typename S, typename T>
 void load_tile(const Plan& plan, const Tile& t, const S* q, const S* dmix, const T* mix, const T* lse, T scale,
                BackwardBuffers<T>& b) {
@@ -392,12 +392,12 @@ struct Partials {
   }
 };
 
-// y = the sum of `count` arrays of n elements, one after the other in x.
+// y = the sum of `count` arrays of n elements, one after the other in x; 0 where there is none.
 template <typename T>
 void fold(const T* x, std::int64_t count, std::int64_t n, T* y) {
   parallel_for(n, 4096, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-    std::copy_n(x + begin, end - begin, y + begin);
-    for (std::int64_t i = 1; i < count; ++i) axpy(end - begin, T(1), x + i * n + begin, y + begin);
+    std::fill(y + begin, y + end, T(0));
+    for (std::int64_t i = 0; i < count; ++i) axpy(end - begin, T(1), x + i * n + begin, y + begin);
   });
 }
 

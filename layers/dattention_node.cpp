@@ -136,7 +136,11 @@ void check_arguments(const Tensor& x, const Tensor& q, const Tensor& offsets, st
   if (x.rank() != 4 || q.rank() != 4) fail("dattention: expected x and q [N,H,W,C] {}", shapes());
   const std::int64_t channels = q.size(3);
   const bool match = offsets.defined() ? x.shape() == q.shape() : x.size(0) == q.size(0) && x.size(3) == channels;
-  if (!match || x.dtype() != q.dtype()) fail("dattention: x does not go with q {}", shapes());
+  if (!match || x.dtype() != q.dtype()) {
+    fail("dattention: expected x {} {} {}",
+         offsets.defined() ? fmt::format("{}", q.shape()) : fmt::format("[{},Hk,Wk,{}]", q.size(0), channels),
+         name(q.dtype()), shapes());
+  }
   if (heads < 1 || channels % heads != 0)
     fail("dattention: {} heads do not divide {} channels {}", heads, channels, shapes());
   if (offsets.defined()) {

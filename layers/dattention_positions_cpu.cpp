@@ -60,9 +60,12 @@ void PositionsForward(const Tensor& offsets, double factor, Tensor& positions) {
     for_numbers<T>(offsets.size(0), references.numbers, [&](auto d, std::int64_t at, std::int64_t i) HWY_ATTR {
       const auto offset = hn::LoadU(d, o + at), point = hn::LoadU(d, r + i);
       const auto one = hn::Set(d, T(1));
-      const auto position = factor >= 0 ? hn::MulAdd(hn::LoadU(d, s + i), hn::Tanh(d, offset), point)
-                                        : hn::Min(hn::Max(hn::Add(offset, point), hn::Neg(one)), one);
-      hn::StoreU(position, d, p + at);
+      if (factor >= 0) {
+        hn::StoreU(hn::MulAdd(hn::LoadU(d, s + i), hn::Tanh(d, offset), point), d, p + at);
+      } else {  // NaN stays NaN, which Min and Max alone do not promise
+        const auto moved = hn::Add(offset, point), inside = hn::Min(hn::Max(moved, hn::Neg(one)), one);
+        hn::StoreU(hn::IfThenElse(hn::Eq(moved, moved), inside, moved), d, p + at);
+      }
     });
   });
 }

@@ -33,8 +33,8 @@ namespace {
 
 template <typename T>
 void apply_elements(const T* x, const DropoutMask& mask, std::int64_t elements, T* y) {
-  constexpr std::int64_t kTile = 16384, kChunk = 256;
-  parallel_for(elements, kTile, [=](std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t kChunk = 256;
+  parallel_for(elements, kElementTile, [=](std::int64_t begin, std::int64_t end) {
     std::array<T, kChunk> factors;
     for (std::int64_t i = begin; i < end; i += kChunk) {
       const std::int64_t n = std::min(kChunk, end - i);

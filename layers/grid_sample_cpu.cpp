@@ -5,6 +5,7 @@
 //
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/parallel.h"
 #include "core/simd.h"
@@ -22,7 +23,7 @@ struct Place {
 
   Place(T point, std::int64_t size, const GridSampleOptions& options) {
     const T n = static_cast<T>(size);
-    at = options.align_corners ? (point + 1) / 2 * (n - 1) : ((point + 1) * n - 1) / 2;
+    at = !options.align_corners ? ((point + 1) * n - 1) / 2 : size > 1 ? (point + 1) / 2 * (n - 1) : 0;
     slope = (options.align_corners ? n - 1 : n) / 2;
     if (options.padding == Padding::border && (at <= 0 || at >= n - 1)) {
       at = at <= 0 ? T(0) : n - 1;
@@ -40,13 +41,14 @@ struct Corners {
   T weight[4], by_y[4], by_x[4];
 
   Corners(const T* point, std::int64_t height, std::int64_t width, const GridSampleOptions& options) {
-    const bool xy = options.order == PointOrder::xy;
-    const Place<T> y(point[xy ? 1 : 0], height, options), x(point[xy ? 0 : 1], width, options);
-    if (!(y.at >= -1 && y.at < static_cast<T>(height) && x.at >= -1 && x.at < static_cast<T>(width))) {
-      const T sum = y.at + x.at;
-      if (std::isnan(sum)) add(0, sum, sum, sum);
+    if (std::isnan(point[0]) || std::isnan(point[1])) {
+      const T none = std::numeric_limits<T>::quiet_NaN();
+      add(0, none, none, none);
       return;
     }
+    const bool xy = options.order == PointOrder::xy;
+    const Place<T> y(point[xy ? 1 : 0], height, options), x(point[xy ? 0 : 1], width, options);
+    if (!(y.at >= -1 && y.at < static_cast<T>(height) && x.at >= -1 && x.at < static_cast<T>(width))) return;
     const T y0 = std::floor(y.at), x0 = std::floor(x.at), fy = y.at - y0, fx = x.at - x0;
     const auto row = static_cast<std::int64_t>(y0), column = static_cast<std::int64_t>(x0);
     const bool up = row >= 0, down = row + 1 < height, left = column >= 0, right = column + 1 < width;

@@ -19,7 +19,7 @@ constexpr std::int64_t kBlockRows = 64;        // at most
 constexpr std::int64_t kBlockElements = 4096;  // a third of the smallest L1 cache, in floats
 
 // Rows a tile: some 64 KiB of floats, and enough of them that merging dw and db costs little.
-inline std::int64_t layernorm_tile(std::int64_t C) { return std::max<std::int64_t>(kBlockRows, 16384 / C); }
+inline std::int64_t layernorm_tile(std::int64_t C) { return std::max<std::int64_t>(kBlockRows, kElementTile / C); }
 
 // A row of C values as vectors. The last may reach beyond the row: what is read there is masked out of sums, and what
 // is written there is written again by the next row. V is the number of vectors where it is known, else 0.

@@ -9,7 +9,8 @@ namespace dattn {
 namespace {
 
 struct LinearNode : Node {
-  Saved x;  // only where the weight is trained
+  Saved x;               // only where the weight is trained
+  bool trained = false;  // the weight, when the operation ran
   Parameter weight, bias;
   Shape x_shape;
 
@@ -20,7 +21,7 @@ struct LinearNode : Node {
       linear_backward_data(dy, weight.value(), dx);
       give(0, std::move(dx));
     }
-    if (weight.trainable()) linear_backward_weight(dy, x.get(), weight.grad());
+    if (trained && weight.trainable()) linear_backward_weight(dy, x.get(), weight.grad());
     if (bias.trainable()) bias_backward(dy, bias.grad());
   }
 };
@@ -48,7 +49,8 @@ Tensor linear(const Tensor& x, const Parameter& weight, const Parameter& bias) {
   Tensor y = Tensor::empty(x.shape().with(-1, weight.shape()[0]), x.dtype(), x.device());  // y [..., out]
   linear_forward(x, weight.value(), bias ? bias.value() : Tensor(), y);
   return record<LinearNode>(std::move(y), {x}, {weight, bias}, [&](LinearNode& node) {
-    if (weight.trainable()) node.x = x;
+    node.trained = weight.trainable();
+    if (node.trained) node.x = x;
     node.weight = weight, node.bias = bias, node.x_shape = x.shape();
   });
 }

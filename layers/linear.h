@@ -8,7 +8,8 @@
 
 namespace dattn {
 
-/// x [..., in], weight [out, in], bias [out] or absent; gives [..., out].
+/// x [..., in], weight [out, in], bias [out] or absent; gives [..., out] of x's type. x is float32, float64 or
+/// bfloat16, parameters of its exact type (float32 for bfloat16). Error where shapes or types do not go together.
 /// Backward: dx = dy W, dW += dy^T x, db += column sums of dy.
 Tensor linear(const Tensor& x, const Parameter& weight, const Parameter& bias = {});
 

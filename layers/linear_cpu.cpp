@@ -139,9 +139,8 @@ class Panels {
         panels_(tile_count(n_, columns_)),
         packed_(static_cast<std::size_t>(panels_ * k_ * columns_)),
         start_(static_cast<std::size_t>(panels_ * columns_)) {
-    constexpr std::int64_t kTogether = 16384;  // elements
     const T* pw = w.data<T>();
-    parallel_for(panels_, std::max<std::int64_t>(1, kTogether / (k_ * columns_ + 1)),
+    parallel_for(panels_, std::max<std::int64_t>(1, kElementTile / (k_ * columns_ + 1)),
                  [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
                    for (std::int64_t p = begin; p < end; ++p) pack(tw, pw, p);
                  });

@@ -16,7 +16,7 @@ HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
 
 // Rows a tile: about as many elements as the other operations take.
-constexpr std::int64_t RowTile(std::int64_t classes) { return std::max<std::int64_t>(1, 16384 / classes); }
+constexpr std::int64_t RowTile(std::int64_t classes) { return std::max<std::int64_t>(1, kElementTile / classes); }
 
 // The targets t of row n, before smoothing: a class, or a distribution.
 template <typename T>

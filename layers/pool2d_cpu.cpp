@@ -47,9 +47,10 @@ struct Spans {
 template <typename F>
 HWY_INLINE void for_pixel_rows(const Tensor& images, F&& f) {
   const std::int64_t H = images.size(1), row = std::max<std::int64_t>(1, images.size(2) * images.size(3));
-  parallel_for(images.size(0) * H, std::max<std::int64_t>(1, 16384 / row), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t k = begin; k < end; ++k) f(k / H, k % H);
-  });
+  parallel_for(images.size(0) * H, std::max<std::int64_t>(1, kElementTile / row),
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (std::int64_t k = begin; k < end; ++k) f(k / H, k % H);
+               });
 }
 
 // --- max ---

@@ -26,10 +26,10 @@ struct DotSums {
   T lanes[kDotOutputs * HWY_MAX_BYTES / sizeof(T)];
 };
 
-// The first n numbers of a vector, and zeros.
+// The first n numbers of a vector, and zeros. Nothing behind them is read, as it may lie outside of any memory.
 template <class D, typename S>
 HWY_INLINE hn::Vec<D> load_first(D d, std::int64_t n, const S* from) {
-  if constexpr (std::is_same_v<S, hn::TFromD<D>>) {
+  if constexpr (std::is_same_v<S, hn::TFromD<D>> && !HWY_MEM_OPS_MIGHT_FAULT) {
     return hn::MaskedLoad(hn::FirstN(d, static_cast<std::size_t>(n)), d, from);
   } else {
     S numbers[hn::MaxLanes(D())] = {};

@@ -10,9 +10,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
 
-// Elements a tile: large beside the cost of a fork, small beside the L2 cache.
-constexpr std::int64_t kAdamTile = 16384;
-
 template <typename T>
 void AdamTile(std::int64_t n, T* w, const T* grad, T* m, T* v, const AdamNumbers& numbers, const AdamOptions& options) {
   const auto rate = static_cast<T>(-numbers.rate);
@@ -38,7 +35,7 @@ void AdamUpdate(Tensor& w, const Tensor& grad, Tensor& m, Tensor& v, const Tenso
   dispatch_float("adam", w.dtype(), [&]<typename T>() HWY_ATTR {
     T *pw = w.data<T>(), *pm = m.data<T>(), *pv = v.data<T>();
     const T* pg = grad.data<T>();
-    parallel_for(w.elements(), kAdamTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    parallel_for(w.elements(), kElementTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
       AdamTile<T>(end - begin, pw + begin, pg + begin, pm + begin, pv + begin, these, options);
     });
   });

@@ -10,15 +10,12 @@
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
 
-// Elements a tile: large beside the cost of a fork, small beside the L2 cache.
-constexpr std::int64_t kEmaTile = 16384;
-
 void EmaUpdate(const Tensor& numbers, const Tensor& weight, Tensor& average) {
   dispatch_float("ema", weight.dtype(), [&]<typename T>() HWY_ATTR {
     const T* w = weight.data<T>();
     T* a = average.data<T>();
     const auto gain = static_cast<T>(get_numbers<EmaNumbers>(numbers).gain);
-    parallel_for(weight.elements(), kEmaTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    parallel_for(weight.elements(), kElementTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
       for_lanes<T>(end - begin, [&](auto d, std::int64_t i) HWY_ATTR {
         const auto old = hn::LoadU(d, a + begin + i);
         hn::StoreU(hn::MulAdd(hn::Set(d, gain), hn::Sub(hn::LoadU(d, w + begin + i), old), old), d, a + begin + i);
@@ -30,7 +27,7 @@ void EmaUpdate(const Tensor& numbers, const Tensor& weight, Tensor& average) {
 void SwapElements(Tensor& a, Tensor& b) {
   dispatch_float("swap_elements", a.dtype(), [&]<typename T>() HWY_ATTR {
     T *pa = a.data<T>(), *pb = b.data<T>();
-    parallel_for(a.elements(), kEmaTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    parallel_for(a.elements(), kElementTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
       for_lanes<T>(end - begin, [&](auto d, std::int64_t i) HWY_ATTR {
         const auto va = hn::LoadU(d, pa + begin + i), vb = hn::LoadU(d, pb + begin + i);
         hn::StoreU(vb, d, pa + begin + i);

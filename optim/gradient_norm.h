@@ -7,7 +7,7 @@
 namespace dattn {
 
 /// Square root of the sum of squares, summed in double: finite for all finite float32 elements, and NaN or infinite
-/// where one element is, which makes it the cheap test for a training step gone wrong.
+/// where one element is.
 double norm(const Tensor& x);
 
 /// The norm of all gradients together, before clipping. Where it is finite and above `max_norm`, gradients are

@@ -12,9 +12,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
 
-// Elements a tile: large beside the cost of a fork, small beside the L2 cache.
-constexpr std::int64_t kNormTile = 16384;
-
 template <typename T>
 double SumOfSquaresTile(std::int64_t n, const T* x) {
   return sum_lanes<double>(n, [&](auto d, std::int64_t i) HWY_ATTR {
@@ -31,10 +28,10 @@ double SumOfSquaresTile(std::int64_t n, const T* x) {
 void SumOfSquares(const Tensor& x, Tensor& sum) {
   dispatch_float("norm", x.dtype(), [&]<typename T>() HWY_ATTR {
     const T* px = x.data<T>();
-    const std::int64_t n = x.elements(), tiles = tile_count(n, kNormTile);
+    const std::int64_t n = x.elements(), tiles = tile_count(n, kElementTile);
     Scratch<double> partial(static_cast<std::size_t>(tiles));
-    parallel_for(n, kNormTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-      partial[static_cast<std::size_t>(begin / kNormTile)] = SumOfSquaresTile<T>(end - begin, px + begin);
+    parallel_for(n, kElementTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+      partial[static_cast<std::size_t>(begin / kElementTile)] = SumOfSquaresTile<T>(end - begin, px + begin);
     });
     double total = 0;
     for (std::int64_t i = 0; i < tiles; ++i) total += partial[static_cast<std::size_t>(i)];

@@ -10,16 +10,13 @@
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
 
-// Elements a tile: large beside the cost of a fork, small beside the L2 cache.
-constexpr std::int64_t kMuonTile = 16384;
-
 void MuonMomentum(const Tensor& grad, Tensor& m, Tensor& u, const Tensor& numbers, const MuonOptions& options) {
   dispatch_float("muon", grad.dtype(), [&]<typename T>() HWY_ATTR {
     const T* pg = grad.data<T>();
     T *pm = m.data<T>(), *pu = u.data<T>();
     const T momentum = static_cast<T>(options.momentum);
     const T scale = static_cast<T>(get_numbers<MuonNumbers>(numbers).gradient_scale);
-    parallel_for(grad.elements(), kMuonTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    parallel_for(grad.elements(), kElementTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
       for_lanes<T>(end - begin, [&](auto d, std::int64_t i) HWY_ATTR {
         const auto g = hn::Mul(hn::Set(d, scale), hn::LoadU(d, pg + begin + i));
         const auto running = hn::MulAdd(hn::Set(d, momentum), hn::LoadU(d, pm + begin + i), g);

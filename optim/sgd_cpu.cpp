@@ -10,9 +10,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace dattn::HWY_NAMESPACE {
 
-// Elements a tile: large beside the cost of a fork, small beside the L2 cache.
-constexpr std::int64_t kSgdTile = 16384;
-
 template <typename T>
 void SgdTile(std::int64_t n, T* w, const T* grad, T* m, const SgdNumbers& numbers, const SgdOptions& options) {
   const auto lr = static_cast<T>(-numbers.lr), momentum = static_cast<T>(options.momentum);
@@ -35,7 +32,7 @@ void SgdUpdate(Tensor& w, const Tensor& grad, Tensor& m, const Tensor& numbers, 
   dispatch_float("sgd", w.dtype(), [&]<typename T>() HWY_ATTR {
     T *pw = w.data<T>(), *pm = m ? m.data<T>() : nullptr;
     const T* pg = grad.data<T>();
-    parallel_for(w.elements(), kSgdTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    parallel_for(w.elements(), kElementTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
       SgdTile<T>(end - begin, pw + begin, pg + begin, pm ? pm + begin : nullptr, these, options);
     });
   });

@@ -1,11 +1,17 @@
-// Convolution and linear layer: forward against the defining sum, what backward leaves out, and errors by their text.
+// Convolution and linear layer: results and gradients against the defining sums, what backward leaves out, and errors
+// by their text.
 #include "layers/conv2d.h"
 
 #include <gtest/gtest.h>
 
+#include <random>
+
 #include "error_text.h"
+#include "instruction_sets.h"
 #include "layers/linear.h"
 #include "op_cases.h"
+#include "op_compare.h"
+#include "small.h"
 
 namespace dattn::test {
 namespace {
@@ -63,6 +69,87 @@ TEST(Conv2d, IsItsDefinition) {
   expect_definition({1, 33, 31, 3}, {24, 2, 2, 3}, {});
 }
 
+// y, dx and dw by their definition, in double.
+struct Definition {
+  Tensor y, dx, dw;
+
+  Definition(const Tensor& x, const Tensor& w, const Tensor& dy, const Conv2dOptions& o)
+      : y(Tensor::zeros(dy.shape(), Dtype::float64)),
+        dx(Tensor::zeros(x.shape(), Dtype::float64)),
+        dw(Tensor::zeros(w.shape(), Dtype::float64)) {
+    const std::int64_t outputs = w.size(0), taps = w.size(1) * w.size(2), Cg = w.size(3);
+    for (std::int64_t at = 0; at < dy.elements(); ++at) {
+      const std::int64_t out = at % outputs, pixel = at / outputs, row = pixel / dy.size(2);
+      for (std::int64_t tap = 0; tap < taps; ++tap) {
+        const std::int64_t h = row % dy.size(1) * o.stride - o.padding + tap / w.size(2) * o.dilation;
+        const std::int64_t v = pixel % dy.size(2) * o.stride - o.padding + tap % w.size(2) * o.dilation;
+        if (h < 0 || h >= x.size(1) || v < 0 || v >= x.size(2)) continue;
+        const std::int64_t from =
+            ((row / dy.size(1) * x.size(1) + h) * x.size(2) + v) * x.size(3) + out / (outputs / o.groups) * Cg;
+        for (std::int64_t c = 0; c < Cg; ++c) {
+          const std::int64_t factor = (out * taps + tap) * Cg + c;
+          y.data<double>()[at] += w.at(factor) * x.at(from + c);
+          dx.data<double>()[from + c] += w.at(factor) * dy.at(at);
+          dw.data<double>()[factor] += x.at(from + c) * dy.at(at);
+        }
+      }
+    }
+  }
+};
+
+struct RandomConv {
+  Shape x, w, y;
+  Conv2dOptions options;
+
+  // Sizes are mostly small; channels and outputs go beyond the widest block of columns.
+  explicit RandomConv(std::mt19937& random) {
+    const auto pick = [&](std::int64_t least, std::int64_t most) {
+      return least + static_cast<std::int64_t>(random() % static_cast<std::uint32_t>(most - least + 1));
+    };
+    const bool depthwise = pick(1, 5) == 5;
+    options.groups = pick(1, 3) == 3 ? pick(2, 3) : 1;
+    const std::int64_t channels = depthwise ? 1 : pick(1, pick(1, 4) == 4 ? 70 : 20);
+    w = {(depthwise ? 1 : pick(1, pick(1, 4) == 4 ? 70 : 20)) * options.groups, pick(1, 4), pick(1, 4), channels};
+    if (pick(1, 2) == 1) w = {w[0], 3, 3, channels};
+    x = {pick(1, 3), pick(1, 9), pick(1, 9), channels * options.groups};
+    options.stride = pick(1, 3) == 3 ? pick(2, 3) : 1, options.dilation = pick(1, 4) == 4 ? 2 : 1;
+    const auto spans = [&](int i) { return options.dilation * (w[i] - 1) + 1 <= x[i] + 2 * options.padding; };
+    do {
+      options.padding = pick(0, 3);
+    } while (!spans(1) || !spans(2));
+    y = {x[0], conv2d_size(x[1], w[1], options), conv2d_size(x[2], w[2], options), w[0]};
+  }
+};
+
+// float64 goes the direct way, float32 by Winograd's products too.
+TEST(Conv2d, RandomShapesAgreeWithTheDefinition) {
+  std::mt19937 random(1);
+  for (int round = 0; round < rounds(1000); ++round) {
+    const RandomConv c(random);
+    SCOPED_TRACE(testing::Message() << "x " << c.x.text() << " w " << c.w.text() << " stride " << c.options.stride
+                                    << " padding " << c.options.padding << " dilation " << c.options.dilation
+                                    << " groups " << c.options.groups);
+    const Tensor x = normal(c.x, 1).to(Dtype::float32), w = normal(c.w, 2).to(Dtype::float32),
+                 dy = normal(c.y, 3).to(Dtype::float32);
+    const Definition expected(x, w, dy, c.options);
+    on_every_instruction_set([&] {
+      for (const Dtype dtype : {Dtype::float64, Dtype::float32}) {
+        const auto near = [&](const Tensor& got, const Tensor& right, std::int64_t terms) {
+          const double bound = dtype == Dtype::float64 ? 1e-13 : float_bound(terms);
+          return distance(got.to(Dtype::float64), right) <= bound * largest(right);
+        };
+        Tensor in = x.to(dtype).clone().track();
+        const Parameter weight(w.to(dtype).clone(), Role::matrix);
+        const Tensor y = conv2d(in, weight, {}, c.options);
+        backward(y, dy.to(dtype));
+        ASSERT_TRUE(near(y, expected.y, c.w.elements() / c.w[0])) << name(dtype);
+        ASSERT_TRUE(near(in.grad(), expected.dx, c.w.elements() / c.w[3])) << name(dtype);
+        ASSERT_TRUE(near(weight.grad(), expected.dw, c.y.elements() / c.y[3])) << name(dtype);
+      }
+    });
+  }
+}
+
 TEST(Conv2d, SharedDepthwiseIsTheDepthwiseOfItsGroups) {
   const Tensor x = normal({2, 5, 4, 6}, 1);
   const Parameter w = normal_parameter({2, 3, 3, 1}, 2), b = normal_parameter({2}, 3);
@@ -83,6 +170,17 @@ TEST(Conv2d, FrozenFiltersGetNoGradient) {
   backward(y, Tensor::full(y.shape(), 1, Dtype::float64));
   EXPECT_FALSE(w.grad().defined());
   for (std::int64_t i = 0; i < 3; ++i) EXPECT_EQ(b.grad().at(i), 4.0);
+}
+
+TEST(Conv2d, WhatWasFrozenWhenItRanGetsNoGradient) {
+  Tensor x = normal({2, 4, 4, 2}, 1).track();
+  const Parameter filters = normal_parameter({3, 3, 3, 2}, 2), matrix = normal_parameter({5, 2}, 3);
+  for (const Parameter& p : {filters, matrix}) p.set_trainable(false);
+  const Tensor y = conv2d(x, filters), z = linear(x, matrix);
+  for (const Parameter& p : {filters, matrix}) p.set_trainable(true);
+  for (const Tensor& result : {y, z}) backward(result, Tensor::full(result.shape(), 1, Dtype::float64));
+  for (const Parameter& p : {filters, matrix}) EXPECT_EQ(largest(p.grad()), 0);
+  EXPECT_GT(largest(x.grad()), 0);
 }
 
 TEST(Conv2d, AnEmptyBatchIsNoError) {

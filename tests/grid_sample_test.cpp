@@ -73,15 +73,23 @@ TEST(GridSample, PointsThatAreNotFiniteReadNothingOutside) {
   constexpr double kHuge = 1e300;
   for (const Padding padding : {Padding::zeros, Padding::border}) {
     Tensor x = Tensor::full({1, 3, 4, 5}, 2, Dtype::float64).track();
-    Tensor grid =
-        Tensor::from<double>({1, 1, 4, 2}, Numbers{kInfinity, 0, 0, -kInfinity, -kHuge, kHuge, kNan, 0}).track();
+    Tensor grid = Tensor::from<double>(
+                      {1, 1, 5, 2}, Numbers{kInfinity, 0, 0, -kInfinity, -kHuge, kHuge, kInfinity, -kInfinity, kNan, 0})
+                      .track();
     const Tensor y = grid_sample(x, grid, padding, true);
     backward(y, Tensor::full(y.shape(), 1, Dtype::float64));
-    for (std::int64_t i = 0; i < 15; ++i) EXPECT_EQ(y.at(i), padding == Padding::zeros ? 0 : 2);
-    for (std::int64_t i = 15; i < 20; ++i) EXPECT_TRUE(std::isnan(y.at(i)));
-    for (std::int64_t i = 0; i < 6; ++i) EXPECT_EQ(grid.grad().at(i), 0);
+    for (std::int64_t i = 0; i < 20; ++i) EXPECT_EQ(y.at(i), padding == Padding::zeros ? 0 : 2);
+    for (std::int64_t i = 20; i < 25; ++i) EXPECT_TRUE(std::isnan(y.at(i)));
+    for (std::int64_t i = 0; i < 8; ++i) EXPECT_EQ(grid.grad().at(i), 0);
     for (std::int64_t i = 5; i < x.elements(); ++i) EXPECT_TRUE(std::isfinite(x.grad().at(i)));
   }
+}
+
+TEST(GridSample, ARowOfPixelsIsSeenFromAllHeights) {
+  const Tensor x = Tensor::full({1, 1, 2, 1}, 3, Dtype::float64);
+  const Tensor grid = Tensor::from<double>({1, 1, 2, 2}, Numbers{0, std::numeric_limits<double>::infinity(), 0, 7});
+  const Tensor y = grid_sample(x, grid, Padding::border, true);
+  for (std::int64_t i = 0; i < 2; ++i) EXPECT_EQ(y.at(i), 3);
 }
 
 TEST(GridSample, RefusesOtherShapes) {

@@ -84,6 +84,10 @@ std::vector<OpCase> conv_cases() {
            {"conv2d_one_pixel", {2, 1, 1, 3}, {4, 3, 3, 3}, {1, 1}},
            {"conv2d_groups", {2, 4, 5, 6}, {8, 3, 3, 3}, {1, 1, 1, 2}, true},
            {"conv2d_channel_multiplier", {1, 4, 5, 3}, {6, 3, 3, 1}, {1, 1, 1, 3}, true},
+           {"conv2d_6_channels", {2, 5, 4, 6}, {6, 3, 3, 6}, {1, 1}},  // a rest of as many columns as a block has rows
+           {"conv2d_6_channels_a_group", {2, 4, 5, 12}, {12, 2, 3, 6}, {1, 1, 1, 2}},
+           {"conv2d_rest_of_6_columns", {1, 4, 5, 3}, {22, 3, 2, 3}, {1, 1}},
+           {"conv2d_rest_of_6_wide_columns", {1, 3, 4, 3}, {70, 2, 2, 3}, {1, 1}, true},
            {"conv2d_wide", {1, 3, 4, 19}, {37, 3, 3, 19}, {1, 1}},
            {"conv2d_7x7", {1, 9, 8, 2}, {3, 7, 7, 2}, {2, 3}, true},
            {"conv2d_one_to_one", {2, 5, 4, 1}, {1, 3, 3, 1}, {1, 1}, true},

@@ -91,6 +91,13 @@ TEST(Pool2d, ModulesAndDefaultStride) {
   EXPECT_EQ(max_pool2d(Tensor::zeros({0, 4, 4, 3}), 2).shape(), (Shape{0, 2, 2, 3}));
 }
 
+TEST(GlobalAvgPool, OfNoChannelsIsEmpty) {
+  Tensor x = Tensor::zeros({2, 4, 4, 0}).track();
+  const Tensor y = global_avg_pool(x);
+  EXPECT_EQ(y.shape(), (Shape{2, 0}));
+  backward(y, Tensor::like(y));
+}
+
 TEST(Pool2d, Errors) {
   const Tensor x = Tensor::zeros({2, 3, 8, 5});
   EXPECT_EQ(error_text([&] { max_pool2d(x, 4); }),

@@ -71,6 +71,15 @@ TEST(Attention, OfOneKeyIsItsValue) {
   for (std::int64_t i = 0; i < 4; ++i) EXPECT_NEAR(k.grad().at(i), 0, 1e-14);
 }
 
+TEST(Attention, WithoutQueriesNothingIsLearnt) {
+  Tensor q = Tensor::zeros({2, 0, 8}).track(), k = normal({2, 70, 8}, 2).to(Dtype::float32).track(),
+         v = normal({2, 70, 8}, 3).to(Dtype::float32).track();
+  const Tensor y = attention(q, k, v, 2);
+  backward(y, Tensor::like(y));
+  for (std::int64_t i = 0; i < k.elements(); ++i) EXPECT_EQ(k.grad().at(i), 0);
+  for (std::int64_t i = 0; i < v.elements(); ++i) EXPECT_EQ(v.grad().at(i), 0);
+}
+
 TEST(Attention, ExtremeScoresStayFinite) {
   for (const double size : {1e4, 1e18}) {
     Tensor q = normal({1, 5, 8}, 1, size).to(Dtype::float32).track();
