@@ -4,70 +4,18 @@
 
 #include <gtest/gtest.h>
 
-#include <random>
-
 #include "error_text.h"
 #include "instruction_sets.h"
 #include "layers/linear.h"
 #include "op_cases.h"
 #include "op_compare.h"
+#include "pick.h"
 #include "small.h"
 
 namespace dattn::test {
 namespace {
 
 Parameter zeros(const Shape& shape, Role role = Role::matrix) { return Parameter(Tensor::zeros(shape), role); }
-
-// y[n,i,j,o] by its definition, in double.
-double convolved(const Tensor& x, const Tensor& w, const Conv2dOptions& o, std::int64_t n, std::int64_t i,
-                 std::int64_t j, std::int64_t out) {
-  const std::int64_t H = x.size(1), W = x.size(2), C = x.size(3), Kh = w.size(1), Kw = w.size(2), Cg = w.size(3);
-  const std::int64_t first = out / (w.size(0) / o.groups) * Cg;
-  double sum = 0;
-  for (std::int64_t kh = 0; kh < Kh; ++kh) {
-    for (std::int64_t kw = 0; kw < Kw; ++kw) {
-      const std::int64_t h = i * o.stride - o.padding + kh * o.dilation, v = j * o.stride - o.padding + kw * o.dilation;
-      if (h < 0 || h >= H || v < 0 || v >= W) continue;
-      for (std::int64_t c = 0; c < Cg; ++c) {
-        sum += w.at(((out * Kh + kh) * Kw + kw) * Cg + c) * x.at(((n * H + h) * W + v) * C + first + c);
-      }
-    }
-  }
-  return sum;
-}
-
-void expect_definition(const Shape& x_shape, const Shape& w_shape, const Conv2dOptions& o) {
-  const Tensor x = normal(x_shape, 1);
-  const Parameter w = normal_parameter(w_shape, 2), b = normal_parameter({w_shape[0]}, 3);
-  const Tensor y = conv2d(x, w, b, o);
-  ASSERT_EQ(y.shape(), (Shape{x_shape[0], conv2d_size(x_shape[1], w_shape[1], o),
-                              conv2d_size(x_shape[2], w_shape[2], o), w_shape[0]}));
-  std::int64_t place = 0;
-  for (std::int64_t n = 0; n < y.size(0); ++n) {
-    for (std::int64_t i = 0; i < y.size(1); ++i) {
-      for (std::int64_t j = 0; j < y.size(2); ++j) {
-        for (std::int64_t out = 0; out < y.size(3); ++out, ++place) {
-          ASSERT_NEAR(y.at(place), convolved(x, w.value(), o, n, i, j, out) + b.value().at(out), 1e-11)
-              << "x " << x_shape.text() << " w " << w_shape.text() << " at " << n << "," << i << "," << j << "," << out;
-        }
-      }
-    }
-  }
-}
-
-TEST(Conv2d, IsItsDefinition) {
-  expect_definition({2, 5, 7, 3}, {4, 3, 3, 3}, {1, 1});
-  expect_definition({1, 9, 6, 4}, {6, 3, 2, 2}, {2, 3, 2, 2});
-  expect_definition({3, 4, 5, 6}, {5, 1, 1, 6}, {});
-  expect_definition({2, 5, 4, 6}, {5, 1, 1, 6}, {2, 1});
-  expect_definition({2, 6, 5, 21}, {21, 3, 3, 1}, {1, 1, 1, 21});
-  expect_definition({2, 7, 9, 5}, {5, 3, 2, 1}, {2, 2, 2, 5});
-  expect_definition({1, 17, 33, 24}, {40, 3, 3, 24}, {1, 1});
-  expect_definition({5, 7, 7, 33}, {65, 3, 3, 33}, {1, 1});
-  expect_definition({1, 7, 6, 40}, {61, 3, 3, 40}, {1, 1});  // few pixels, many weights
-  expect_definition({2, 9, 8, 35}, {53, 3, 3, 35}, {2, 2, 2});
-  expect_definition({1, 33, 31, 3}, {24, 2, 2, 3}, {});
-}
 
 // y, dx and dw by their definition, in double.
 struct Definition {
@@ -97,15 +45,39 @@ struct Definition {
   }
 };
 
+void expect_definition(const Shape& x_shape, const Shape& w_shape, const Conv2dOptions& o) {
+  const Tensor x = normal(x_shape, 1);
+  const Parameter w = normal_parameter(w_shape, 2), b = normal_parameter({w_shape[0]}, 3);
+  const Tensor y = conv2d(x, w, b, o);
+  ASSERT_EQ(y.shape(), (Shape{x_shape[0], conv2d_size(x_shape[1], w_shape[1], o),
+                              conv2d_size(x_shape[2], w_shape[2], o), w_shape[0]}));
+  const Definition expected(x, w.value(), Tensor::zeros(y.shape()), o);
+  for (std::int64_t i = 0; i < y.elements(); ++i) {
+    ASSERT_NEAR(y.at(i), expected.y.at(i) + b.value().at(i % y.size(3)), 1e-11)
+        << "x " << x_shape.text() << " w " << w_shape.text() << " at " << i;
+  }
+}
+
+TEST(Conv2d, IsItsDefinition) {
+  expect_definition({2, 5, 7, 3}, {4, 3, 3, 3}, {1, 1});
+  expect_definition({1, 9, 6, 4}, {6, 3, 2, 2}, {2, 3, 2, 2});
+  expect_definition({3, 4, 5, 6}, {5, 1, 1, 6}, {});
+  expect_definition({2, 5, 4, 6}, {5, 1, 1, 6}, {2, 1});
+  expect_definition({2, 6, 5, 21}, {21, 3, 3, 1}, {1, 1, 1, 21});
+  expect_definition({2, 7, 9, 5}, {5, 3, 2, 1}, {2, 2, 2, 5});
+  expect_definition({1, 17, 33, 24}, {40, 3, 3, 24}, {1, 1});
+  expect_definition({5, 7, 7, 33}, {65, 3, 3, 33}, {1, 1});
+  expect_definition({1, 7, 6, 40}, {61, 3, 3, 40}, {1, 1});  // few pixels, many weights
+  expect_definition({2, 9, 8, 35}, {53, 3, 3, 35}, {2, 2, 2});
+  expect_definition({1, 33, 31, 3}, {24, 2, 2, 3}, {});
+}
+
 struct RandomConv {
   Shape x, w, y;
   Conv2dOptions options;
 
   // Sizes are mostly small; channels and outputs go beyond the widest block of columns.
-  explicit RandomConv(std::mt19937& random) {
-    const auto pick = [&](std::int64_t least, std::int64_t most) {
-      return least + static_cast<std::int64_t>(random() % static_cast<std::uint32_t>(most - least + 1));
-    };
+  explicit RandomConv(Pick& pick) {
     const bool depthwise = pick(1, 5) == 5;
     options.groups = pick(1, 3) == 3 ? pick(2, 3) : 1;
     const std::int64_t channels = depthwise ? 1 : pick(1, pick(1, 4) == 4 ? 70 : 20);
@@ -123,9 +95,9 @@ struct RandomConv {
 
 // float64 goes the direct way, float32 by Winograd's products too.
 TEST(Conv2d, RandomShapesAgreeWithTheDefinition) {
-  std::mt19937 random(1);
+  Pick pick(1);
   for (int round = 0; round < rounds(1000); ++round) {
-    const RandomConv c(random);
+    const RandomConv c(pick);
     SCOPED_TRACE(testing::Message() << "x " << c.x.text() << " w " << c.w.text() << " stride " << c.options.stride
                                     << " padding " << c.options.padding << " dilation " << c.options.dilation
                                     << " groups " << c.options.groups);

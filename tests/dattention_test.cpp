@@ -6,7 +6,6 @@
 
 #include <array>
 #include <cmath>
-#include <random>
 #include <utility>
 #include <vector>
 
@@ -15,6 +14,7 @@
 #include "error_text.h"
 #include "instruction_sets.h"
 #include "op_cases.h"
+#include "pick.h"
 #include "small.h"
 
 namespace dattn::test {
@@ -45,11 +45,17 @@ DAttentionInputs make_inputs(const Problem& p) {
   return in;
 }
 
+// Those that there are.
+std::vector<Tensor*> tensors_of(DAttentionInputs& in) {
+  std::vector<Tensor*> all{&in.x,  &in.q,     &in.offsets, &in.wk, &in.bk, &in.wv,
+                           &in.bv, &in.table, &in.w1,      &in.b1, &in.w2};
+  std::erase_if(all, [](const Tensor* t) { return !t->defined(); });
+  return all;
+}
+
 // The same in float32.
 DAttentionInputs rounded(DAttentionInputs in) {
-  for (Tensor* t : {&in.x, &in.q, &in.offsets, &in.wk, &in.bk, &in.wv, &in.bv, &in.table, &in.w1, &in.b1, &in.w2}) {
-    if (t->defined()) *t = t->to(Dtype::float32);
-  }
+  for (Tensor* t : tensors_of(in)) *t = t->to(Dtype::float32);
   return in;
 }
 
@@ -94,9 +100,7 @@ void expect_fused_equals_composed(const Problem& p, bool with_offsets = true, do
   if (!with_offsets) in.offsets = {}, in.x = normal({p.images, p.sample_height, p.sample_width, p.channels}, 1);
   const Tensor dy = normal(in.q.shape(), 20);
   const FusedResult fused = run_fused(in, dy);
-  for (Tensor* t : {&in.x, &in.q, &in.offsets, &in.wk, &in.bk, &in.wv, &in.bv, &in.table, &in.w1, &in.b1, &in.w2}) {
-    if (t->defined()) t->track();
-  }
+  for (Tensor* t : tensors_of(in)) t->track();
   const Tensor y = dattention_reference(in);
   expect_close("y", fused.y, y, floor);
   backward(y, dy);
@@ -203,10 +207,7 @@ std::vector<std::pair<const char*, Tensor>> all_of(const FusedResult& r) {
   return all;
 }
 
-Problem random_problem(std::mt19937& random) {
-  const auto pick = [&](std::int64_t least, std::int64_t most) {
-    return least + static_cast<std::int64_t>(random() % static_cast<std::uint32_t>(most - least + 1));
-  };
+Problem random_problem(Pick& pick) {
   Problem p;
   p.groups = pick(1, 3), p.heads = p.groups * pick(1, 3);
   p.channels = p.heads * (pick(1, 2) == 1 ? 4 * pick(1, 4) : pick(1, 9));
@@ -224,9 +225,9 @@ Problem random_problem(std::mt19937& random) {
 
 // In float64 against the composed operation, in float32 against float64, with every instruction set.
 TEST(DAttention, RandomSizes) {
-  std::mt19937 random(1);
+  Pick pick(1);
   for (int round = 0; round < rounds(100); ++round) {
-    const Problem p = random_problem(random);
+    const Problem p = random_problem(pick);
     SCOPED_TRACE(testing::Message() << p.images << " images " << p.height << "x" << p.width << "x" << p.channels
                                     << ", samples " << p.sample_height << "x" << p.sample_width << ", heads " << p.heads
                                     << ", groups " << p.groups << ", bias " << static_cast<int>(p.kind) << ", table "
