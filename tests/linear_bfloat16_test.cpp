@@ -1,25 +1,21 @@
-// Linear layers by tile blocks of bfloat16, with the instructions in plain code, against products in double.
+// Linear layers by tile blocks of bfloat16 against products in double.
 #include "layers/linear_bfloat16.h"
 
 #include <gtest/gtest.h>
 
-#include "core/tile_block.h"
 #include "instruction_sets.h"
 #include "layers/linear.h"
 #include "op_cases.h"
 #include "op_compare.h"
+#include "pick.h"
+#include "small.h"
+#include "tile_blocks.h"
 
 namespace dattn::test {
 namespace {
 
 struct Sizes {
   std::int64_t rows, in, out;
-};
-
-class LinearBfloat16 : public testing::Test {
- protected:
-  LinearBfloat16() { use_tile_block(tile_block_reference); }
-  ~LinearBfloat16() override { use_tile_block(nullptr); }
 };
 
 Tensor rounded(const Shape& shape, std::uint32_t lane) { return normal(shape, lane).to(Dtype::bfloat16); }
@@ -39,7 +35,7 @@ void expect_products(const Sizes& s) {
   linear_forward(wide(x), wide(w), wide(b), y64);
   linear_backward_data(wide(dy), wide(w), dx64);
   linear_backward_weight(wide(dy), wide(x), dw64);
-  on_every_instruction_set([&] {
+  const auto check = [&] {
     linear_bfloat16_forward(x, w, b, y);
     expect_near(y, y64, s.in, 1, "y");
     if (s.out % kTileDepth == 0) {
@@ -49,10 +45,11 @@ void expect_products(const Sizes& s) {
     dw.fill(2);
     linear_bfloat16_backward_weight(dy, x, dw);
     expect_near(dw, dw64, s.rows, 0, "dw");
-  });
+  };
+  on_every_tile_block([&] { on_every_instruction_set(check); });
 }
 
-TEST_F(LinearBfloat16, MatchProductsInDouble) {
+TEST(LinearBfloat16, MatchProductsInDouble) {
   expect_products({65, 32, 32});
   expect_products({97, 64, 256});
   expect_products({130, 96, 17});
@@ -60,19 +57,29 @@ TEST_F(LinearBfloat16, MatchProductsInDouble) {
   expect_products({301, 32, 64});
 }
 
-TEST_F(LinearBfloat16, DoNotDependOnThreads) {
+TEST(LinearBfloat16, RandomSizesMatchProductsInDouble) {
+  Pick pick(1);
+  for (int round = 0; round < rounds(20); ++round) {
+    expect_products({pick.small(1, 400), 32 * pick.small(1, 5), pick.small(1, 200)});
+  }
+}
+
+TEST(LinearBfloat16, DoNotDependOnThreads) {
   const Tensor x = rounded({2051, 32}, 1), w = rounded({33, 32}, 3).to(Dtype::float32), dy = rounded({2051, 33}, 2);
-  expect_same_with_threads([&] {
-    Tensor y = Tensor::like(dy), dw = Tensor::zeros(w.shape());
-    linear_bfloat16_forward(x, w, Tensor(), y);
-    linear_bfloat16_backward_weight(dy, x, dw);
-    return std::vector{y, dw};
+  on_every_tile_block([&] {
+    expect_same_with_threads([&] {
+      Tensor y = Tensor::like(dy), dw = Tensor::zeros(w.shape());
+      linear_bfloat16_forward(x, w, Tensor(), y);
+      linear_bfloat16_backward_weight(dy, x, dw);
+      return std::vector{y, dw};
+    });
   });
 }
 
 // The operation itself takes this way where there is work enough, and others where there is not.
-TEST_F(LinearBfloat16, OperationsTakeThem) {
+TEST(LinearBfloat16, OperationsTakeThem) {
   const Tensor x = rounded({1100, 64}, 1), dy = rounded({1100, 96}, 2), w = rounded({96, 64}, 3).to(Dtype::float32);
+  const UseTileBlock use(tile_block_reference);
   EXPECT_TRUE(linear_bfloat16_suits(x) && linear_weight_bfloat16_suits(dy, x));
   EXPECT_FALSE(linear_bfloat16_suits(x.to(Dtype::float32)));
   EXPECT_FALSE(linear_bfloat16_suits(rounded({1100, 48}, 1)));

@@ -4,10 +4,10 @@
 #include <cmath>
 
 #include "core/ops.h"
-#include "core/tile_block.h"
 #include "layers/loss.h"
 #include "op_cases.h"
 #include "small.h"
+#include "tile_blocks.h"
 #include "train/checkpoint.h"
 #include "train/dattn_cnn.h"
 #include "train/recipe.h"
@@ -116,12 +116,11 @@ TEST(WholeNetwork, TheUsualPrecisionIsTheFastestMeasured) {
     return plan_recipe(options, device).precision;
   };
   for (const TileBlockFunction function : {TileBlockFunction(nullptr), TileBlockFunction(tile_block_reference)}) {
-    use_tile_block(function);
+    const UseTileBlock use(function);
     EXPECT_EQ(usual("dattn_cnn", Device::cpu), tile_block() ? Dtype::bfloat16 : Dtype::float32);
     EXPECT_EQ(usual("dattn_cnn", Device::cuda), Dtype::float32);
     EXPECT_EQ(usual("resnet18", Device::cpu), Dtype::float32);
   }
-  use_tile_block(nullptr);
   options.precision = "bfloat16";
   EXPECT_EQ(usual("resnet18", Device::cuda), Dtype::bfloat16);
 }

@@ -1,6 +1,7 @@
 // From its third step on, training asks the system for no memory: no operator new, and no new block of the pool.
 #include <gtest/gtest.h>
 
+#include <string>
 #include <tuple>
 
 #include "core/autograd.h"
@@ -8,20 +9,30 @@
 #include "core/random.h"
 #include "count_new.h"
 #include "layers/loss.h"
+#include "tile_blocks.h"
 #include "train/models.h"
 #include "train/recipe.h"
 
 namespace dattn::test {
 namespace {
 
-class SteadyStep : public testing::TestWithParam<std::tuple<const char*, Dtype>> {};
+// By name: activations, and whether convolutions go by tiles too, as they do with AMX.
+struct Precision {
+  const char* name;
+  Dtype dtype;
+  bool tiles;
+};
+
+class SteadyStep : public testing::TestWithParam<std::tuple<const char*, Precision>> {};
 
 TEST_P(SteadyStep, AsksTheSystemForNothing) {
   if (!kCountsNew) GTEST_SKIP() << "the pool caches nothing under this sanitizer, and operator new is its own";
+  const Precision precision = std::get<1>(GetParam());
+  if (precision.tiles && !tile_block()) GTEST_SKIP() << "plain code in place of tiles takes too long";
+  const UseTileBlock use(precision.tiles ? tile_block() : nullptr);
   TrainOptions options;
   options.data = "synthetic";
   options.attention = std::get<0>(GetParam());
-  const Dtype precision = std::get<1>(GetParam());
   Random random(0, Purpose::init);
   const auto model = make_model({"dattn_cnn", options.attention, 10}, random);
   const auto recipe = make_recipe(options, plan_recipe(options, Device::cpu), *model, 100, 10);
@@ -32,7 +43,7 @@ TEST_P(SteadyStep, AsksTheSystemForNothing) {
   for (std::int64_t i = 0; i < 6; ++i) labels.data<std::int64_t>()[i] = i;
   const auto step = [&](std::int64_t number) {
     recipe->prepare(number);
-    const Tensor loss = cross_entropy(model->forward(images.to(precision)), labels, 0.2, Reduction::sum);
+    const Tensor loss = cross_entropy(model->forward(images.to(precision.dtype)), labels, 0.2, Reduction::sum);
     backward(loss);
     recipe->step();
   };
@@ -44,9 +55,16 @@ TEST_P(SteadyStep, AsksTheSystemForNothing) {
   EXPECT_EQ(pool::statistics().system_requests, requests);
 }
 
+constexpr Precision kPrecisions[] = {{"float32", Dtype::float32, false},
+                                     {"bfloat16", Dtype::bfloat16, false},
+                                     {"bfloat16_tiles", Dtype::bfloat16, true}};
+
 INSTANTIATE_TEST_SUITE_P(Networks, SteadyStep,
                          testing::Combine(testing::Values("dattention", "self", "none"),
-                                          testing::Values(Dtype::float32, Dtype::bfloat16)));
+                                          testing::ValuesIn(kPrecisions)),
+                         [](const auto& test) {
+                           return std::string(std::get<0>(test.param)) + "_" + std::get<1>(test.param).name;
+                         });
 
 }  // namespace
 }  // namespace dattn::test
