@@ -7,18 +7,15 @@
 #include <fcntl.h>
 #include <openssl/evp.h>
 #include <sys/file.h>
-#include <unistd.h>
 
 #include <array>
-#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <fstream>
 #include <memory>
 #include <vector>
 
 #include "core/error.h"
+#include "core/whole_file.h"
 
 namespace dattn {
 
@@ -34,7 +31,7 @@ using Report = std::function<void(const std::string&)>;
 
 File open_file(const fs::path& path, const char* mode) {
   File file(std::fopen(path.c_str(), mode), std::fclose);
-  check(file != nullptr, "{}: cannot be opened: {}", path.string(), std::strerror(errno));
+  check(file != nullptr, "{}: cannot be opened: {}", path.string(), system_error());
   return file;
 }
 
@@ -42,14 +39,11 @@ File open_file(const fs::path& path, const char* mode) {
 class FileLock {
  public:
   explicit FileLock(const fs::path& path) : file_(::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644)) {
-    check(file_ >= 0 && ::flock(file_, LOCK_EX) == 0, "{}: cannot be locked: {}", path.string(), std::strerror(errno));
+    check(file_.ok() && ::flock(file_.get(), LOCK_EX) == 0, "{}: cannot be locked: {}", path.string(), system_error());
   }
-  ~FileLock() { ::close(file_); }
-  FileLock(const FileLock&) = delete;
-  FileLock& operator=(const FileLock&) = delete;
 
  private:
-  int file_;
+  Descriptor file_;
 };
 
 std::string md5_of(const fs::path& path) {
@@ -116,7 +110,7 @@ void download(const Archive& archive, const fs::path& by_hand, const fs::path& t
         "the folder by --data",
         archive.name, means_no_network(code) ? "no network" : "download failed", archive.url,
         message[0] ? message.data() : curl_easy_strerror(code), by_hand.string());
-  check(std::fflush(file.get()) == 0, "{}: {}: {}", archive.name, to.string(), std::strerror(errno));
+  check(std::fflush(file.get()) == 0, "{}: {}: {}", archive.name, to.string(), system_error());
 }
 
 /// The path of an entry inside `root`: Error unless it is a plain file or folder in the archive's own folder.
@@ -153,16 +147,16 @@ void unpack(const Archive& archive, const fs::path& file, const fs::path& root) 
       continue;
     }
     fs::create_directories(path.parent_path());
-    std::ofstream out(path, std::ios::binary);
-    la_ssize_t n;
-    while ((n = archive_read_data(tar.get(), block.data(), block.size())) > 0) {
+    WholeFile out(path);  // on the disk before the folder gets the name that is trusted
+    bool written = out.ok();
+    la_ssize_t n = 0;
+    while (written && (n = archive_read_data(tar.get(), block.data(), block.size())) > 0) {
       total += n;
       check(total <= kMostBytes, "{}: the archive unpacks to more than {} bytes", archive.name, kMostBytes);
-      out.write(block.data(), n);
+      written = out.write(block.data(), static_cast<std::size_t>(n));
     }
-    expect(n == 0);
-    out.close();
-    check(out.good(), "{}: {}: cannot be written: {}", archive.name, path.string(), std::strerror(errno));
+    expect(n >= 0);
+    check(written && out.publish(), "{}: {}: cannot be written: {}", archive.name, path.string(), system_error());
   }
   expect(status == ARCHIVE_EOF);
 }

@@ -205,23 +205,18 @@ void Trainer::close_epoch(bool whole) {
   gather();
   const auto row = evaluate_epoch();
   if (!row) return;
+  print_row(*row);
+  const bool best =
+      whole && row->held_out && std::none_of(state_.rows.begin(), state_.rows.end(), [&](const MetricsRow& r) {
+        return r.held_out && r.held_out->accuracy >= row->held_out->accuracy;
+      });
   state_.rows.push_back(*row);
-  const std::string test = row->test
-                               ? fmt::format("test: loss {:.4f} accuracy {:>7} augmented {:>7}  ", row->test->loss,
-                                             percent(row->test->accuracy), percent(row->test->accuracy_tta))
-                               : std::string();
-  fmt::print("epoch {:>3}  step {:>6}  train: loss {:.4f} accuracy {:>7}  {}{:.0f} images/s  {}\n", row->epoch,
-             row->step, row->train_loss, percent(row->train_accuracy), test, row->images_per_second,
-             duration(row->seconds));
-  std::fflush(stdout);
   if (whole) {
     state_.loss = state_.epoch_seconds = 0;
     state_.correct = state_.images = 0;
     steps_->set_sums({});
   }
   // The best first: after a kill in between, the epoch is run again, to the same bits.
-  const bool best = whole && state_.held_out > state_.best_held_out;
-  if (best) state_.best_held_out = state_.held_out;
   if (best) save(folder_.best());
   save(folder_.last());
   folder_.write_metrics(state_.rows);
@@ -246,8 +241,6 @@ std::optional<MetricsRow> Trainer::evaluate_epoch() {
     const auto chosen_by = evaluate(*model_, held_out_, data_.normalisation, how);
     if (!chosen_by) return std::nullopt;
     held_out = {chosen_by->loss, chosen_by->accuracy};
-    state_.held_out = chosen_by->accuracy;
-    fmt::print("held-out images: loss {:.4f} accuracy {}\n", chosen_by->loss, percent(chosen_by->accuracy));
   }
   const auto n = static_cast<double>(state_.images);
   return MetricsRow{.epoch = (state_.step - 1) / steps_per_epoch_ + 1,
@@ -259,6 +252,17 @@ std::optional<MetricsRow> Trainer::evaluate_epoch() {
                     .test = figures,
                     .images_per_second = n / state_.epoch_seconds,
                     .held_out = held_out};
+}
+
+void Trainer::print_row(const MetricsRow& row) const {
+  if (row.held_out)
+    fmt::print("held-out images: loss {:.4f} accuracy {}\n", row.held_out->loss, percent(row.held_out->accuracy));
+  const std::string test = row.test ? fmt::format("test: loss {:.4f} accuracy {:>7} augmented {:>7}  ", row.test->loss,
+                                                  percent(row.test->accuracy), percent(row.test->accuracy_tta))
+                                    : std::string();
+  fmt::print("epoch {:>3}  step {:>6}  train: loss {:.4f} accuracy {:>7}  {}{:.0f} images/s  {}\n", row.epoch, row.step,
+             row.train_loss, percent(row.train_accuracy), test, row.images_per_second, duration(row.seconds));
+  std::fflush(stdout);
 }
 
 bool Trainer::test_is_due() const {

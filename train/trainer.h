@@ -35,12 +35,10 @@ class Trainer {
     double loss = 0;        // summed over the images of this epoch
     std::int64_t correct = 0, images = 0;
     double epoch_seconds = 0;
-    double held_out = -1, best_held_out = -1;  // accuracy on the held-out images, last and best
     double lr = 0;
     std::vector<MetricsRow> rows;
   };
-  NLOHMANN_DEFINE_TYPE_INTRUSIVE(State, step, seconds, loss, correct, images, epoch_seconds, held_out, best_held_out,
-                                 lr, rows)
+  NLOHMANN_DEFINE_TYPE_INTRUSIVE(State, step, seconds, loss, correct, images, epoch_seconds, lr, rows)
 
   void build();
   /// The network with its recipe and steps, as they are before the first step.
@@ -66,6 +64,7 @@ class Trainer {
   /// (--max-steps) leaves the epoch's sums as they are.
   void close_epoch(bool whole);
   std::optional<MetricsRow> evaluate_epoch();
+  void print_row(const MetricsRow& row) const;
   bool test_is_due() const;
   void save(const std::string& path);
   void print_end() const;
