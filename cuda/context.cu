@@ -47,11 +47,13 @@ std::optional<std::string> why_unusable() {
         "cuda: the driver supports CUDA {}, this build needs {}\nhint: update the NVIDIA driver, or use --device cpu",
         version_text(driver), version_text(runtime));
   }
-  if (counted != cudaSuccess || count == 0) {
+  if (counted == cudaErrorNoDevice || (counted == cudaSuccess && count == 0)) {
     return fmt::format("cuda: no NVIDIA GPU was found ({})\nhint: use --device cpu", cudaGetErrorString(counted));
   }
   cudaFuncAttributes attributes{};
-  const cudaError_t loaded = cudaFuncGetAttributes(&attributes, probe_kernel);
+  cudaError_t loaded = counted;
+  if (loaded == cudaSuccess) loaded = cudaSetDevice(0);  // or the runtime passes over one that is taken
+  if (loaded == cudaSuccess) loaded = cudaFuncGetAttributes(&attributes, probe_kernel);
   cudaGetLastError();
   if (is_lack_of_code(loaded)) {
     const DeviceProperties p = read_properties();
@@ -72,7 +74,6 @@ void open_device() {
   Context& c = context();
   if (c.open) return;
   if (const auto why = why_unusable()) fail("{}", *why);
-  check_cuda(cudaSetDevice(0), "choice of the device");
   c.properties = read_properties();
   check_cuda(cudaStreamCreateWithFlags(&c.stream, cudaStreamNonBlocking), "making of the stream");
   c.open = true;

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "cuda/out_of_memory.h"
 
 #if defined(DATTN_CUDA_EMULATED)
 #include "cuda_emulation/cuda_emulation.h"
@@ -15,10 +16,14 @@
 
 namespace dattn::cuda {
 
-/// Throws Error `cuda: <what>: <CUDA's words> (<CUDA's name>)` unless the call has succeeded.
+/// Throws Error `cuda: <what>: <CUDA's words> (<CUDA's name>)` unless the call has succeeded; OutOfMemory where the
+/// driver had no memory for its own needs.
 inline void check_cuda(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) [[unlikely]]
-    fail("cuda: {}: {} ({})", what, cudaGetErrorString(status), cudaGetErrorName(status));
+  if (status == cudaSuccess) [[likely]]
+    return;
+  const std::string text = fmt::format("cuda: {}: {} ({})", what, cudaGetErrorString(status), cudaGetErrorName(status));
+  if (status == cudaErrorMemoryAllocation) throw OutOfMemory(text);
+  fail("{}", text);
 }
 
 struct DeviceProperties {

@@ -25,8 +25,11 @@ constexpr std::int64_t kMostWorkspace = std::int64_t{1} << 28, kAlignment = 16;
 constexpr std::int64_t kX = 1, kW = 2, kY = 3;  // what tensors are called in plans and in the pointers of a run
 
 void check_cudnn(cudnnStatus_t status, const char* what) {
-  if (status != CUDNN_STATUS_SUCCESS) [[unlikely]]
-    fail("cuda: {}: {} (cuDNN)", what, cudnnGetErrorString(status));
+  if (status == CUDNN_STATUS_SUCCESS) [[likely]]
+    return;
+  const std::string text = fmt::format("cuda: {}: {} (cuDNN)", what, cudnnGetErrorString(status));
+  if (status == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED) throw OutOfMemory(text);
+  fail("{}", text);
 }
 
 // A descriptor of the library, and its attributes.
@@ -233,8 +236,10 @@ const Plan* find_plan(const Convolution& convolution) {
   const std::scoped_lock lock(l.mutex);
   if (!l.enabled) return nullptr;
   if (!l.handle) {
-    check_cudnn(cudnnCreate(&l.handle), "start of cuDNN");
-    check_cudnn(cudnnSetStream(l.handle, stream()), "the stream of cuDNN");
+    cudnnHandle_t handle = nullptr;
+    check_cudnn(cudnnCreate(&handle), "start of cuDNN");
+    check_cudnn(cudnnSetStream(handle, stream()), "the stream of cuDNN");
+    l.handle = handle;
   }
   const auto found = l.plans.find(convolution);
   if (found != l.plans.end()) return found->second.get();

@@ -17,8 +17,11 @@ namespace {
 constexpr std::size_t kWorkspace = std::size_t{32} << 20;
 
 void check_blas(cublasStatus_t status, const char* what) {
-  if (status != CUBLAS_STATUS_SUCCESS) [[unlikely]]
-    fail("cuda: {}: {} (cuBLASLt)", what, cublasLtGetStatusString(status));
+  if (status == CUBLAS_STATUS_SUCCESS) [[likely]]
+    return;
+  const std::string text = fmt::format("cuda: {}: {} (cuBLASLt)", what, cublasLtGetStatusString(status));
+  if (status == CUBLAS_STATUS_ALLOC_FAILED) throw OutOfMemory(text);
+  fail("{}", text);
 }
 
 cudaDataType_t type_of(Dtype dtype) { return dtype == Dtype::bfloat16 ? CUDA_R_16BF : CUDA_R_32F; }
@@ -62,8 +65,8 @@ struct Library {
   std::map<std::pair<Gemm, Alignment>, Plan> plans;
 
   void open() {  // under the mutex
-    if (handle) return;
-    check_blas(cublasLtCreate(&handle), "start");
+    if (workspace) return;
+    if (!handle) check_blas(cublasLtCreate(&handle), "start");
     workspace = device_pool::allocate(kWorkspace);
   }
 };

@@ -16,16 +16,7 @@ namespace dattn::cuda {
 
 namespace {
 
-// Without caching every block ends where it was asked to, and is given back at once: for AddressSanitizer, and for
-// compute-sanitizer where DATTN_CUDA_NO_CACHING is set.
-bool caching() {
-#if defined(__SANITIZE_ADDRESS__)
-  return false;
-#else
-  static const bool is_on = !std::getenv("DATTN_CUDA_NO_CACHING");
-  return is_on;
-#endif
-}
+using device_pool::caching;
 
 constexpr int kCommon = 0;  // the arena that no Arena owns
 
@@ -116,6 +107,15 @@ void* from_driver(Pool& p, std::size_t bytes) {
 }  // namespace
 
 namespace device_pool {
+
+bool caching() {
+#if defined(__SANITIZE_ADDRESS__)
+  return false;
+#else
+  static const bool is_on = !std::getenv("DATTN_CUDA_NO_CACHING");
+  return is_on;
+#endif
+}
 
 void* allocate(std::size_t bytes) {
   const std::size_t size = class_bytes(bytes);

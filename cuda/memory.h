@@ -12,6 +12,9 @@ namespace dattn::cuda {
 /// larger than its class. A block may be given back while kernels that use it still run: the next user's work comes
 /// later on the same stream. Thread-safe.
 namespace device_pool {
+/// Whether blocks that are given back are kept. Otherwise every block ends where it was asked to, and goes back at once
+/// unless it is an arena's: under AddressSanitizer, and for compute-sanitizer where DATTN_CUDA_NO_CACHING is set.
+bool caching();
 /// Error with the bytes needed and free where the device has no more.
 void* allocate(std::size_t bytes);
 void release(void* block, std::size_t bytes) noexcept;

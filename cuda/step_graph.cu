@@ -2,6 +2,8 @@
 #include "cuda/step_graph.h"
 
 #include <algorithm>
+#include <array>
+#include <type_traits>
 
 #include "cuda/context.h"
 #include "cuda/memory.h"
@@ -9,6 +11,19 @@
 namespace dattn::cuda {
 
 namespace {
+
+// Makes a call that takes memory of the device for the driver's own needs: where there is none left, once more after
+// the pool's unused blocks have gone back.
+template <typename Call>
+void check_with_memory(Call&& call, const char* what) {
+  cudaError_t status = call();
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    device_pool::trim();
+    status = call();
+  }
+  check_cuda(status, what);
+}
 
 // While one lives, the stream records what it is given in place of running it.
 class Recording {
@@ -31,15 +46,47 @@ class Recording {
     recording_ = false;
     cudaGraph_t graph = nullptr;
     check_cuda(cudaStreamEndCapture(stream(), &graph), "end of a recording");
+    const std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, decltype(&cudaGraphDestroy)> owner(graph,
+                                                                                                 cudaGraphDestroy);
     cudaGraphExec_t replay = nullptr;
-    const cudaError_t status = cudaGraphInstantiate(&replay, graph, 0);
-    cudaGraphDestroy(graph);
-    check_cuda(status, "preparation of a recorded step");
+    check_with_memory([&] { return cudaGraphInstantiate(&replay, graph, 0); }, "preparation of a recorded step");
     return replay;
   }
 
  private:
   bool recording_ = true;
+};
+
+// The replays that the device has not finished yet, of which the host keeps a few ahead: enough that the device never
+// waits, and few enough that a stop is soon obeyed.
+class ReplaysUnderWay {
+ public:
+  ReplaysUnderWay() = default;
+  ~ReplaysUnderWay() {
+    for (cudaEvent_t event : ends_) {
+      if (event) cudaEventDestroy(event);
+    }
+  }
+  ReplaysUnderWay(const ReplaysUnderWay&) = delete;
+  ReplaysUnderWay& operator=(const ReplaysUnderWay&) = delete;
+
+  /// Waits until there is room for one more.
+  void wait() {
+    if (ends_[next_]) check_cuda(cudaEventSynchronize(ends_[next_]), "wait for a replay");
+  }
+  /// Counts the one that the stream was given last.
+  void add() {
+    cudaEvent_t& end = ends_[next_];
+    if (!end) check_cuda(cudaEventCreateWithFlags(&end, kFlags), "making of an event");
+    check_cuda(cudaEventRecord(end, stream()), "end of a replay");
+    next_ = (next_ + 1) % ends_.size();
+  }
+
+ private:
+  static constexpr unsigned kFlags = cudaEventDisableTiming | cudaEventBlockingSync;
+
+  std::array<cudaEvent_t, kMostReplaysUnderWay> ends_{};
+  std::size_t next_ = 0;
 };
 
 constexpr int kCallsAtFirst = 2, kCallsAfterReset = 1;
@@ -50,6 +97,7 @@ struct StepGraph::State {
   Arena arena;
   int calls = kCallsAtFirst;  // of the body, before it is recorded
   cudaGraphExec_t replay = nullptr;
+  ReplaysUnderWay under_way;
 
   State() = default;
   ~State() { forget(); }
@@ -80,7 +128,9 @@ void StepGraph::run(const std::function<void()>& body) {
     body();
     s.replay = recording.finish();
   }
-  check_cuda(cudaGraphLaunch(s.replay, stream()), "replay of a step");
+  s.under_way.wait();
+  check_with_memory([&] { return cudaGraphLaunch(s.replay, stream()); }, "replay of a step");
+  s.under_way.add();
 }
 
 void StepGraph::reset() {

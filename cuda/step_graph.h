@@ -7,6 +7,9 @@
 
 namespace dattn::cuda {
 
+/// How many replays may be given to the device before the host waits for the first of them.
+inline constexpr int kMostReplaysUnderWay = 16;
+
 /// Runs one step again and again. What changes from step to step (images, rates, counts) is read from tensors on the
 /// device whose addresses stay (dropout finds its step there by RandomStepOnDevice); whatever the host hands over by
 /// value is repeated as it was at the recording. While run() records, no other thread may use the device.

@@ -37,8 +37,15 @@ void Ema::update() {
 }
 
 void Ema::swap() {
-  for (EmaPair& pair : pairs_) swap_elements(pair.weight, pair.average);
   swapped_ = !swapped_;
+  for (EmaPair& pair : pairs_) swap_elements(pair.weight, pair.average);
+}
+
+WithAverages::~WithAverages() {
+  try {
+    ema_.swap();
+  } catch (const Error&) {  // perhaps while another one is on its way
+  }
 }
 
 std::vector<NamedTensor> Ema::state() const {

@@ -71,7 +71,7 @@ class Ema {
 class WithAverages {
  public:
   explicit WithAverages(Ema& ema) : ema_(ema) { ema_.swap(); }
-  ~WithAverages() { ema_.swap(); }
+  ~WithAverages();  ///< throws nothing: what a device refuses here it refuses the next call too
   WithAverages(const WithAverages&) = delete;
   WithAverages& operator=(const WithAverages&) = delete;
 

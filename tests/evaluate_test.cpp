@@ -9,6 +9,7 @@
 #include <limits>
 #include <numeric>
 
+#include "cuda/out_of_memory.h"
 #include "datasets/augment.h"
 #include "error_text.h"
 #include "layers/loss.h"
@@ -70,6 +71,27 @@ TEST(Evaluate, DoesNotDependOnTheBatchSize) {
       EXPECT_EQ(parts.accuracy_tta, whole.accuracy_tta);
     }
   }
+}
+
+// Has no memory for more than three images.
+class SmallMemory final : public TinyClassifier {
+ public:
+  using TinyClassifier::TinyClassifier;
+  Tensor forward(const Tensor& images) override {
+    if (images.size(0) > 3) throw cuda::OutOfMemory("full");
+    return TinyClassifier::forward(images);
+  }
+};
+
+TEST(Evaluate, TakesSmallerBatchesWhereMemoryEndsUnlessTheirSizeIsGiven) {
+  SmallMemory model(kClasses);
+  const ImageSet set = tiny_images(kCount, kClasses);
+  const auto by = [&](std::int64_t batch) {
+    return *evaluate(model, set, kTinyNormalisation, {.tta = true, .batch_size = batch});
+  };
+  EXPECT_EQ(by(0).loss, by(2).loss);
+  EXPECT_EQ(by(0).confusion, by(2).confusion);
+  EXPECT_THROW(by(4), cuda::OutOfMemory);
 }
 
 TEST(Evaluate, StopsAndRefuses) {

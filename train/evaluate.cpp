@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "core/autograd.h"
+#include "cuda/out_of_memory.h"
 #include "datasets/augment.h"
 #include "train/watch.h"
 
@@ -137,30 +138,11 @@ std::int64_t hits(const Tensor& logits, const std::int64_t* labels) {
   return right;
 }
 
-// Restores training mode, also when an Error leaves evaluate().
-struct EvaluationMode {
-  explicit EvaluationMode(Classifier& m) : model(m) { set_training(model, false); }
-  ~EvaluationMode() { set_training(model, true); }
-  Classifier& model;
-};
-
-}  // namespace
-
-std::int64_t Evaluation::classes() const { return std::llround(std::sqrt(static_cast<double>(confusion.size()))); }
-
-double Evaluation::class_accuracy(std::int64_t c) const {
-  const auto row = confusion.begin() + c * classes();
-  const std::int64_t all = std::accumulate(row, row + classes(), std::int64_t{0});
-  return all == 0 ? 0 : static_cast<double>(row[c]) / static_cast<double>(all);
-}
-
-std::optional<Evaluation> evaluate(Classifier& model, const ImageSet& set, const Normalisation& normalisation,
-                                   const EvaluateOptions& options) {
-  NoGrad no_grad;
-  EvaluationMode mode(model);
+// Evaluation by batches of this size.
+std::optional<Evaluation> evaluate_by(std::int64_t batch, Classifier& model, const ImageSet& set,
+                                      const Normalisation& normalisation, const EvaluateOptions& options) {
   const Device device = device_of(model);
   const std::int64_t classes = set.classes(), count = set.count();
-  const std::int64_t batch = std::min(count, options.batch_size > 0 ? options.batch_size : own_batch_size(device));
   const ViewPlans plans(batch, normalisation, device);
   Evaluation evaluation;
   evaluation.images = count;
@@ -184,6 +166,38 @@ std::optional<Evaluation> evaluate(Classifier& model, const ImageSet& set, const
   evaluation.top5 = static_cast<double>(sums.five) / n;
   if (options.tta) evaluation.accuracy_tta = static_cast<double>(sums.first_tta) / n;
   return evaluation;
+}
+
+// Restores training mode, also when an Error leaves evaluate().
+struct EvaluationMode {
+  explicit EvaluationMode(Classifier& m) : model(m) { set_training(model, false); }
+  ~EvaluationMode() { set_training(model, true); }
+  Classifier& model;
+};
+
+}  // namespace
+
+std::int64_t Evaluation::classes() const { return std::llround(std::sqrt(static_cast<double>(confusion.size()))); }
+
+double Evaluation::class_accuracy(std::int64_t c) const {
+  const auto row = confusion.begin() + c * classes();
+  const std::int64_t all = std::accumulate(row, row + classes(), std::int64_t{0});
+  return all == 0 ? 0 : static_cast<double>(row[c]) / static_cast<double>(all);
+}
+
+std::optional<Evaluation> evaluate(Classifier& model, const ImageSet& set, const Normalisation& normalisation,
+                                   const EvaluateOptions& options) {
+  NoGrad no_grad;
+  EvaluationMode mode(model);
+  const bool given = options.batch_size > 0;
+  std::int64_t batch = std::min(set.count(), given ? options.batch_size : own_batch_size(device_of(model)));
+  for (;; batch /= 2) {
+    try {
+      return evaluate_by(batch, model, set, normalisation, options);
+    } catch (const cuda::OutOfMemory&) {
+      if (given || batch <= 1) throw;
+    }
+  }
 }
 
 }  // namespace dattn

@@ -25,8 +25,9 @@ struct Evaluation {
 struct EvaluateOptions {
   bool tta = false;                  ///< mirror images and one-pixel shifts as well: six passes in place of one
   Dtype precision = Dtype::float32;  ///< of activations
-  std::int64_t batch_size = 0;       ///< 0: what suits the device; the result depends on it by roundings alone
-  std::function<bool()> stop{};      ///< asked between batches; evaluation gives nothing once it says yes
+  std::int64_t batch_size =
+      0;  ///< 0: what suits the device and its memory; the result depends on it by roundings alone
+  std::function<bool()> stop{};  ///< asked between batches; evaluation gives nothing once it says yes
 };
 
 /// Computes where the model's parameters lie; the images may lie there too, or on the CPU. Puts the model into

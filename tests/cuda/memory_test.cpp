@@ -10,12 +10,6 @@
 namespace dattn::cuda {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kCaching = false;  // the pool then caches nothing, so that errors show
-#else
-constexpr bool kCaching = true;
-#endif
-
 class DevicePool : public testing::Test {
  protected:
   void SetUp() override {
@@ -25,7 +19,7 @@ class DevicePool : public testing::Test {
 };
 
 TEST_F(DevicePool, GivesTheSameBlockAgain) {
-  if (!kCaching) GTEST_SKIP() << "the pool caches nothing under AddressSanitizer";
+  if (!device_pool::caching()) GTEST_SKIP() << "the pool keeps no blocks here";
   void* first = device_pool::allocate(100'000);
   device_pool::release(first, 100'000);
   const auto requests = device_pool::statistics().system_requests;
@@ -36,7 +30,7 @@ TEST_F(DevicePool, GivesTheSameBlockAgain) {
 }
 
 TEST_F(DevicePool, TakesTheSmallestBlockThatFitsAndNoneMuchLarger) {
-  if (!kCaching) GTEST_SKIP() << "the pool caches nothing under AddressSanitizer";
+  if (!device_pool::caching()) GTEST_SKIP() << "the pool keeps no blocks here";
   void* large = device_pool::allocate(1 << 20);
   void* small = device_pool::allocate(900'000);
   device_pool::release(large, 1 << 20);
@@ -57,13 +51,13 @@ TEST_F(DevicePool, CountsWhatIsInUseCachedAndThePeak) {
   device_pool::release(block, 1 << 20);
   EXPECT_EQ(device_pool::statistics().in_use, before);
   EXPECT_EQ(device_pool::statistics().peak_in_use, before + (1 << 20));
-  EXPECT_EQ(device_pool::statistics().cached, kCaching ? std::size_t{1} << 20 : 0u);
+  EXPECT_EQ(device_pool::statistics().cached, device_pool::caching() ? std::size_t{1} << 20 : 0u);
   device_pool::trim();
   EXPECT_EQ(device_pool::statistics().cached, 0u);
 }
 
 TEST_F(DevicePool, AnArenaKeepsItsBlocks) {
-  if (!kCaching) GTEST_SKIP() << "the pool caches nothing under AddressSanitizer";
+  if (!device_pool::caching()) GTEST_SKIP() << "the pool keeps no blocks here";
   void* inside = nullptr;
   {
     const Arena arena;
@@ -88,7 +82,7 @@ TEST_F(DevicePool, AnArenaKeepsItsBlocks) {
 }
 
 TEST_F(DevicePool, AnArenaTakesOverCommonBlocksUntilItEnds) {
-  if (!kCaching) GTEST_SKIP() << "the pool caches nothing under AddressSanitizer";
+  if (!device_pool::caching()) GTEST_SKIP() << "the pool keeps no blocks here";
   void* common = device_pool::allocate(5000);
   device_pool::release(common, 5000);
   const auto requests = device_pool::statistics().system_requests;

@@ -68,10 +68,18 @@ TEST_F(Machine, AnArchitectureThatWasNotBuiltIsNamed) {
 }
 
 TEST_F(Machine, ADeviceThatRefusesIsQuoted) {
+  const auto quoted = [](const std::string& name) {
+    return fmt::format(
+        "cuda: the GPU cannot be used: {} ({})\nhint: see what nvidia-smi says of it, or use --device cpu", name, name);
+  };
   emulation::machine.loading = cudaErrorDevicesUnavailable;
-  EXPECT_EQ(why(),
-            "cuda: the GPU cannot be used: cudaErrorDevicesUnavailable (cudaErrorDevicesUnavailable)\n"
-            "hint: see what nvidia-smi says of it, or use --device cpu");
+  EXPECT_EQ(why(), quoted("cudaErrorDevicesUnavailable"));
+  emulation::machine.loading = cudaSuccess;
+  emulation::machine.choice = cudaErrorDevicesUnavailable;  // another process has it for itself
+  EXPECT_EQ(why(), quoted("cudaErrorDevicesUnavailable"));
+  emulation::machine.counting = cudaErrorSystemNotReady;  // its fabric manager does not run
+  EXPECT_EQ(why(), quoted("cudaErrorSystemNotReady"));
+  EXPECT_EQ(use_device("auto"), Device::cpu);
 }
 
 TEST_F(Machine, MemoryThatIsTooSmallIsNamedWithWhatIsFree) {

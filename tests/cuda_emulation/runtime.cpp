@@ -178,6 +178,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorInsufficientDriver";
     case cudaErrorDevicesUnavailable:
       return "cudaErrorDevicesUnavailable";
+    case cudaErrorSystemNotReady:
+      return "cudaErrorSystemNotReady";
     case cudaErrorInvalidDeviceFunction:
       return "cudaErrorInvalidDeviceFunction";
     case cudaErrorInvalidDevice:
@@ -205,9 +207,10 @@ cudaError_t cudaGetLastError() { return cudaSuccess; }
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = machine.devices;
   if (machine.driver < machine.runtime) return cudaErrorInsufficientDriver;
+  if (machine.counting != cudaSuccess) return machine.counting;
   return machine.devices == 0 ? cudaErrorNoDevice : cudaSuccess;
 }
-cudaError_t cudaSetDevice(int device) { return device < machine.devices ? cudaSuccess : cudaErrorInvalidDevice; }
+cudaError_t cudaSetDevice(int device) { return device < machine.devices ? machine.choice : cudaErrorInvalidDevice; }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int /*device*/) {
   *properties = {};
   std::strcpy(properties->name, "emulated device");

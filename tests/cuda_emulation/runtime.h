@@ -12,6 +12,7 @@ enum cudaError_t {
   cudaErrorMemoryAllocation = 2,
   cudaErrorInsufficientDriver = 35,
   cudaErrorDevicesUnavailable = 46,
+  cudaErrorSystemNotReady = 802,
   cudaErrorInvalidDeviceFunction = 98,
   cudaErrorInvalidDevice = 101,
   cudaErrorNoDevice = 100,
@@ -65,7 +66,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
 cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream);
 
 using cudaEvent_t = struct EmulatedEvent*;
-constexpr unsigned cudaEventDisableTiming = 2;
+constexpr unsigned cudaEventBlockingSync = 1, cudaEventDisableTiming = 2;
 cudaError_t cudaEventCreate(cudaEvent_t* event);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
@@ -100,7 +101,8 @@ struct Machine {
   int devices = 1;
   int driver = 13000, runtime = 13000;
   int major = 9, minor = 0;
-  cudaError_t loading = cudaSuccess;  ///< what loading a kernel gives
+  cudaError_t counting = cudaSuccess, choice = cudaSuccess;  ///< what the count of devices gives, and taking one
+  cudaError_t loading = cudaSuccess;                         ///< what loading a kernel gives
   std::size_t memory = std::size_t{1} << 32;
 };
 extern Machine machine;
