@@ -9,8 +9,8 @@ compiled and not; on a GPU: eager, compiled, compiled with CUDA graphs) and datt
 other; which of the two sides begins alternates. After the first round only the peer's two fastest variants go on;
 --variant names those that run at all, where the slow ones are known. Figures are medians over rounds of each process's
 own median; where no variant of the peer can run a case, dattn's stand alone. --write puts the table into
-docs/performance.md and the raw lines into bench/results/; --raw puts them into a file as they come. SIGTERM ends the
-run with the table of the cases that are done.
+docs/performance.md and the raw lines into bench/results/; --raw adds them to a file as they come. On a GPU a second
+table has every variant with its peak of memory. SIGTERM ends the run with the tables of the cases that are done.
 """
 import argparse
 import datetime
@@ -55,8 +55,6 @@ class Comparison:
         variants = ON_CPU if options.device == 'cpu' else ON_CUDA
         self.variants = {name: variants[name] for name in options.variant or variants}
         self.raw = []
-        if options.raw:
-            options.raw.write_text('')
 
     def ours(self, case):
         o = self.options
@@ -106,15 +104,15 @@ def median(lines, key):
 
 
 def spread(lines):
-    """Half the range, in percent of the median."""
+    """Half the range, in percent of the median; of one round there is none."""
     values = [line[measure(lines)] for line in lines]
-    return 50 * (max(values) - min(values)) / statistics.median(values)
+    return f'{50 * (max(values) - min(values)) / statistics.median(values):.0f}' if len(values) > 1 else '-'
 
 
 def row(case, ours, peers):
     if not peers:
         step = f"{median(ours, 'step_ms'):.4g}" if measure(ours) == 'step_ms' else '-'
-        return [case, f"{median(ours, 'floor_ms'):.3g}", '-', '-', step, '-', f'- / {spread(ours):.0f}', '-',
+        return [case, f"{median(ours, 'floor_ms'):.3g}", '-', '-', step, '-', f'- / {spread(ours)}', '-',
                 f"{median(ours, 'forward_ms'):.4g}", '-']
     best = min(peers, key=lambda v: median(peers[v], measure(ours)))
     best_forward = min(peers, key=lambda v: median(peers[v], 'forward_ms'))
@@ -123,7 +121,7 @@ def row(case, ours, peers):
         step, peer_step = median(ours, 'step_ms'), median(peers[best], 'step_ms')
         steps = [f'{peer_step:.4g}', best, f'{step:.4g}', f'{peer_step / step:.2f}']
     forward, peer_forward = median(ours, 'forward_ms'), median(peers[best_forward], 'forward_ms')
-    return [case, f"{median(ours, 'floor_ms'):.3g}", *steps, f'{spread(peers[best]):.0f} / {spread(ours):.0f}',
+    return [case, f"{median(ours, 'floor_ms'):.3g}", *steps, f'{spread(peers[best])} / {spread(ours)}',
             f'{peer_forward:.4g}', f'{forward:.4g}', f'{peer_forward / forward:.2f}']
 
 
@@ -131,13 +129,26 @@ HEADER = ['case', 'floor, ms', "peer's best step, ms", 'which', 'step, ms', 'rat
           'forward, ms', 'ratio']
 
 
-def table(rows):
-    widths = [max(len(r[i]) for r in [HEADER, *rows]) for i in range(len(HEADER))]
-    left = {0, 3}
+def every_side(raw):
+    """Rows of SIDES: medians of each case and side."""
+    groups = {}
+    for line in raw:
+        groups.setdefault((line['case'], line['side']), []).append(line)
+    def text(lines, key):
+        return '-' if lines[0].get(key) is None else f'{median(lines, key):.4g}'
+    return [[case, side, *(text(lines, key) for key in ('step_ms', 'forward_ms', 'peak_mb'))]
+            for (case, side), lines in groups.items()]
+
+
+SIDES = ['case', 'side', 'step, ms', 'forward, ms', 'peak, MB']
+
+
+def table(rows, head=HEADER, left=(0, 3)):
+    widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
     def line(cells):
         return '| ' + ' | '.join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths))) + ' |'
     rule = '|' + '|'.join('-' * (w + 2) if i in left else '-' * (w + 1) + ':' for i, w in enumerate(widths)) + '|'
-    return '\n'.join([line(HEADER), rule, *map(line, rows)])
+    return '\n'.join([line(head), rule, *map(line, rows)])
 
 
 def processor():
@@ -199,6 +210,8 @@ def main():
     finally:
         if rows:
             print(table(rows), flush=True)
+            if options.device == 'cuda':
+                print(table(every_side(comparison.raw), SIDES, (0, 1)), flush=True)
     if not rows:
         sys.exit('against_torch: nothing could be timed')
     if options.write:

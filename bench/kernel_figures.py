@@ -43,7 +43,8 @@ def launches(path):
 
 
 def short(name):
-    name = re.sub(r'dattn::cuda::|\(anonymous namespace\)::|<unnamed>::|detail::|void |\((int|bool|unsigned int)\)', '', name)
+    name = re.sub(r'dattn::cuda::|\(anonymous namespace\)::|<unnamed>::|detail::|void ', '', name)
+    name = re.sub(r'\([\w: ]+\)(?=-?\d)', '', name)  # the type of a template's number: (int)8, (BiasForm)2
     return re.sub(r'\(.*\)$', '', name)[:70]
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Means over runs of `train`, with standard errors, from the last rows of their metrics.
 
-usage: run_figures.py METRICS.csv...
+usage: run_figures.py METRICS.csv...      each of one run, or with a column of seeds of several
 """
 import csv
 import statistics
@@ -14,7 +14,13 @@ COLUMNS = {'test accuracy, %': ('test_accuracy', 100), 'with augmentation, %': (
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    last = [list(csv.DictReader(open(path, encoding='utf-8')))[-1] for path in sys.argv[1:]]
+    last = {}
+    for path in sys.argv[1:]:
+        for row in csv.DictReader(open(path, encoding='utf-8')):
+            last[path, row.get('seed')] = row
+    last = list(last.values())
+    if not last:
+        sys.exit('run_figures: no run has come to the end of an epoch')
     print(f'{len(last)} runs of {last[0]["epoch"]} epochs, {last[0]["step"]} steps')
     for title, (column, factor) in COLUMNS.items():
         values = [factor * float(row[column]) for row in last]

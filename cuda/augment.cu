@@ -51,9 +51,10 @@ __global__ void augment_kernel(Images images, const std::int32_t* plan, const fl
   plan += b * parts * AugmentPlan::kColumns;
   weights += b * parts;
   y += b * values;
-  const int step = static_cast<int>(gridDim.y * blockDim.x);
-  for (int v = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x); v < values; v += step) {
-    const int pixel = v / kChannels, c = v - pixel * kChannels, i = by_width(pixel), j = pixel - i * images.width;
+  const unsigned step = gridDim.y * blockDim.x;  // below 2^24, so that the sum stays below 2^32
+  for (unsigned next = blockIdx.y * blockDim.x + threadIdx.x; next < static_cast<unsigned>(values); next += step) {
+    const int v = static_cast<int>(next), pixel = v / kChannels, c = v - pixel * kChannels, i = by_width(pixel),
+              j = pixel - i * images.width;
     float sum = part_value(images, plan, weights[0], levels, cutout, i, j, c);
     for (int p = 1; p < parts; ++p) {
       const std::int32_t* part = plan + p * AugmentPlan::kColumns;

@@ -162,10 +162,19 @@ __device__ __forceinline__ void store(S* p, float x) {
 }
 
 template <int N, typename S>
-__device__ __forceinline__ Floats<N> from_pack(const detail::Pack<S, N>& pack) {
+constexpr int kWordsOf = static_cast<int>(sizeof(S)) * N / 4;
+
+template <int N, typename S>
+__device__ __forceinline__ Floats<N> from_words(const std::uint32_t (&words)[kWordsOf<N, S>]) {
   Floats<N> x;
 #pragma unroll
-  for (int i = 0; i < N; ++i) x.v[i] = to_float(pack.element[i]);
+  for (int i = 0; i < N; ++i) {
+    if constexpr (std::is_same_v<S, float>) {
+      x.v[i] = __uint_as_float(words[i]);
+    } else {
+      x.v[i] = __uint_as_float(i % 2 == 0 ? words[i / 2] << 16 : words[i / 2] & 0xffff0000u);
+    }
+  }
   return x;
 }
 template <typename S, int N>
@@ -187,8 +196,12 @@ __device__ __forceinline__ detail::Pack<S, N> to_pack(const Floats<N>& x) {
 
 template <int N, typename S>
 __device__ __forceinline__ Floats<N> load(const S* p) {
-  if constexpr (sizeof(S) * N <= 16) {
-    return from_pack<N>(*reinterpret_cast<const detail::Pack<S, N>*>(p));
+  if constexpr (N == 1) {
+    return {{load(p)}};
+  } else if constexpr (sizeof(S) * N <= 16) {
+    std::uint32_t words[kWordsOf<N, S>];
+    load_words(p, words);
+    return from_words<N, S>(words);
   } else {
     constexpr int kPart = 16 / sizeof(S);
     Floats<N> x;
@@ -218,9 +231,14 @@ void store(const emulation::SharedPointer<S>& p, float x) {
 }
 template <int N, typename S>
 Floats<N> load(const emulation::SharedPointer<S>& p) {
-  detail::Pack<std::remove_const_t<S>, N> pack;
-  p.read(&pack, sizeof(pack));
-  return from_pack<N>(pack);
+  using Stored = std::remove_const_t<S>;
+  if constexpr (N == 1) {
+    return {{load(p)}};
+  } else {
+    std::uint32_t words[kWordsOf<N, Stored>];
+    p.read(words, sizeof(words));
+    return from_words<N, Stored>(words);
+  }
 }
 template <int N, typename S>
 void store(const emulation::SharedPointer<S>& p, const Floats<N>& x) {

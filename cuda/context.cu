@@ -27,10 +27,11 @@ bool is_lack_of_code(cudaError_t status) {
 
 std::string version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
 
-DeviceProperties read_properties() {
+// `code`: what the driver has chosen of this build, from which it may have compiled for a newer device.
+DeviceProperties read_properties(int code) {
   cudaDeviceProp p{};
   check_cuda(cudaGetDeviceProperties(&p, 0), "properties of the device");
-  return {p.name, p.major, p.minor, p.multiProcessorCount, p.totalGlobalMem, p.sharedMemPerBlockOptin};
+  return {p.name, p.major, p.minor, code, p.multiProcessorCount, p.totalGlobalMem, p.sharedMemPerBlockOptin};
 }
 
 }  // namespace
@@ -56,7 +57,7 @@ std::optional<std::string> why_unusable() {
   if (loaded == cudaSuccess) loaded = cudaFuncGetAttributes(&attributes, probe_kernel);
   cudaGetLastError();
   if (is_lack_of_code(loaded)) {
-    const DeviceProperties p = read_properties();
+    const DeviceProperties p = read_properties(0);
     return fmt::format(
         "cuda: {} has compute capability {}.{}, for which this build holds no code\nhint: configure with "
         "-DCMAKE_CUDA_ARCHITECTURES={}{}, or use --device cpu",
@@ -74,7 +75,9 @@ void open_device() {
   Context& c = context();
   if (c.open) return;
   if (const auto why = why_unusable()) fail("{}", *why);
-  c.properties = read_properties();
+  cudaFuncAttributes probe{};
+  check_cuda(cudaFuncGetAttributes(&probe, probe_kernel), "properties of the kernels");
+  c.properties = read_properties(probe.ptxVersion);
   check_cuda(cudaStreamCreateWithFlags(&c.stream, cudaStreamNonBlocking), "making of the stream");
   c.open = true;
 }

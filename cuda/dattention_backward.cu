@@ -88,10 +88,15 @@ __device__ void query_tile(const BackwardCall<S>& call, const QueryShared<kForm>
   if (valid) store_channels(a, dq, a.scale, call.dq + at);
 }
 
+// Blocks of a multiprocessor at a time, as many as leave every thread the registers that it needs.
+template <int kChannels, BiasForm kForm>
+constexpr int kBlocks = kForm == BiasForm::any || kChannels > 16 ? 2
+                        : kChannels == 16                        ? 3
+                                                                 : 4;
+
 // A block has a head, some images, and some of the queries: task (part * M + m) * chunks + chunk.
 template <typename S, int kChannels, BiasForm kForm>
-__global__ void __launch_bounds__(kMostThreads, kChannels <= 16 && kForm != BiasForm::any ? 4 : 2)
-    attend_queries_kernel(BackwardCall<S> call) {
+__global__ void __launch_bounds__(kMostThreads, kBlocks<kChannels, kForm>) attend_queries_kernel(BackwardCall<S> call) {
   const AttendSizes& a = call.a;
   const QueryShared<kForm> shared(call);
   const int rows = static_cast<int>(blockDim.x) / a.team, task = static_cast<int>(blockIdx.x);
@@ -130,9 +135,7 @@ struct SampleShared {
 };
 
 template <typename S, int kChannels, BiasForm kForm>
-__global__ void __launch_bounds__(kMostThreads, kForm == BiasForm::any || kChannels > 16 ? 2
-                                                : kChannels == 16                        ? 3
-                                                                  : 4) attend_samples_kernel(BackwardCall<S> call) {
+__global__ void __launch_bounds__(kMostThreads, kBlocks<kChannels, kForm>) attend_samples_kernel(BackwardCall<S> call) {
   const AttendSizes& a = call.a;
   const SampleShared<kForm> shared(call);
   const int rows = static_cast<int>(blockDim.x) / a.team, blocks = (a.samples + rows - 1) / rows;

@@ -50,6 +50,24 @@ __device__ __forceinline__ void atomic_add(T* p, std::type_identity_t<T> value) 
   atomicAdd(p, value);
 }
 
+// --- words ---
+
+/// Reads 4, 8 or 16 bytes from a multiple of as many in one instruction. (Of an array of smaller elements the compiler
+/// would read each by itself.)
+template <int N>
+__device__ __forceinline__ void load_words(const void* p, std::uint32_t (&words)[N]) {
+  if constexpr (N == 4) {
+    const uint4 word = *static_cast<const uint4*>(p);
+    words[0] = word.x, words[1] = word.y, words[2] = word.z, words[3] = word.w;
+  } else if constexpr (N == 2) {
+    const uint2 word = *static_cast<const uint2*>(p);
+    words[0] = word.x, words[1] = word.y;
+  } else {
+    static_assert(N == 1);
+    words[0] = *static_cast<const std::uint32_t*>(p);
+  }
+}
+
 // --- bfloat16 ---
 
 __device__ __forceinline__ std::uint16_t bfloat16_bits(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }

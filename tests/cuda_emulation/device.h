@@ -161,6 +161,15 @@ void atomic_add(const emulation::SharedPointer<T>& p, std::type_identity_t<T> va
   p.add_atomically(value);
 }
 
+// --- words ---
+
+template <int N>
+void load_words(const void* p, std::uint32_t (&words)[N]) {
+  if (reinterpret_cast<std::uintptr_t>(p) % sizeof(words) != 0)
+    emulation::fail_here("reads {} bytes at an address that is no multiple of as many", sizeof(words));
+  std::memcpy(words, p, sizeof(words));
+}
+
 // --- bfloat16 ---
 
 inline std::uint16_t bfloat16_bits(float x) { return bfloat16(x).bits; }

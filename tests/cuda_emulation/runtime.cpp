@@ -225,7 +225,7 @@ cudaError_t cudaDriverGetVersion(int* version) { return *version = machine.drive
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = machine.runtime, cudaSuccess; }
 cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* /*function*/) {
-  *attributes = {0, 1024, 32};
+  *attributes = {0, 1024, 32, 10 * machine.major + machine.minor};
   return machine.loading;
 }
 

@@ -40,7 +40,7 @@ cudaError_t cudaDeviceSynchronize();
 
 struct cudaFuncAttributes {
   std::size_t sharedSizeBytes;
-  int maxThreadsPerBlock, numRegs;
+  int maxThreadsPerBlock, numRegs, ptxVersion;
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* function);
