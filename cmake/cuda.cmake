@@ -7,7 +7,12 @@ option(DATTN_CUDNN "Convolutions by cuDNN where it is found, and by own kernels 
 
 set(DATTN_CUDA_BUILT OFF)
 if(DATTN_CUDA AND NOT DATTN_SANITIZE)
-  find_program(DATTN_NVCC nvcc HINTS $ENV{CUDACXX} $ENV{CUDA_PATH}/bin /usr/local/cuda/bin)
+  foreach(chosen "${CMAKE_CUDA_COMPILER}" "$ENV{CUDACXX}")  # by the user
+    if(chosen AND NOT DATTN_NVCC)
+      find_program(DATTN_NVCC "${chosen}")
+    endif()
+  endforeach()
+  find_program(DATTN_NVCC nvcc HINTS $ENV{CUDA_PATH}/bin PATHS /usr/local/cuda/bin)
   if(NOT DATTN_NVCC AND NOT DATTN_CUDA STREQUAL "AUTO")
     message(FATAL_ERROR "CUDA: -DDATTN_CUDA=ON needs nvcc, which was not found: install the CUDA toolkit and put nvcc on PATH, or leave the option out")
   elseif(NOT DATTN_NVCC)
@@ -44,7 +49,7 @@ function(dattn_cuda_module)
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cuda/*.cu)
   if(DATTN_CUDNN)
     find_path(DATTN_CUDNN_INCLUDE cudnn_graph.h HINTS ${CUDAToolkit_INCLUDE_DIRS})  # from version 9 on
-    find_library(DATTN_CUDNN_LIBRARY cudnn HINTS ${CUDAToolkit_LIBRARY_DIR})
+    find_library(DATTN_CUDNN_LIBRARY NAMES cudnn libcudnn.so.9 HINTS ${CUDAToolkit_LIBRARY_DIR})  # the second where there is no -dev package
   endif()
   if(DATTN_CUDNN AND DATTN_CUDNN_INCLUDE AND DATTN_CUDNN_LIBRARY)
     list(REMOVE_ITEM sources ${PROJECT_SOURCE_DIR}/cuda/conv2d_no_cudnn.cu)

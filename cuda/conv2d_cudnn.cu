@@ -1,5 +1,6 @@
 // Convolutions by cuDNN's graph interface: one operation, the library's choice of engines in its order, of which the
-// first that is deterministic, precompiled and can be planned is kept for the shape.
+// first that is deterministic, precompiled and can be planned is kept for the shape, on tensor cores where there is
+// one.
 #include "cuda/conv2d_cudnn.h"
 
 #include <cudnn.h>
@@ -27,7 +28,10 @@ constexpr std::int64_t kX = 1, kW = 2, kY = 3;  // what tensors are called in pl
 void check_cudnn(cudnnStatus_t status, const char* what) {
   if (status == CUDNN_STATUS_SUCCESS) [[likely]]
     return;
-  const std::string text = fmt::format("cuda: {}: {} (cuDNN)", what, cudnnGetErrorString(status));
+  std::array<char, 512> more{};
+  cudnnGetLastErrorString(more.data(), more.size());
+  const std::string text =
+      fmt::format("cuda: {}: {} (cuDNN{}{})", what, cudnnGetErrorString(status), more[0] ? ": " : "", more.data());
   if (status == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED) throw OutOfMemory(text);
   fail("{}", text);
 }
@@ -135,28 +139,37 @@ const DirectionNames& names_of(Direction direction) {
 
 // --- the choice of an engine ---
 
-// Whether the engine's notes are known, and none of them is unwanted.
+// What the library notes of an engine; nothing where it does not answer.
 template <typename Note>
-bool has_none_of(std::initializer_list<Note> unwanted, const Descriptor& engine, cudnnBackendAttributeName_t name,
-                 cudnnBackendAttributeType_t type) {
-  std::array<Note, 32> notes{};
+std::optional<std::vector<Note>> notes_of(const Descriptor& engine, cudnnBackendAttributeName_t name,
+                                          cudnnBackendAttributeType_t type) {
+  std::vector<Note> notes(32);
   const auto count = engine.get(name, type, static_cast<std::int64_t>(notes.size()), notes.data());
-  if (!count) return false;
-  return std::find_first_of(notes.begin(), notes.begin() + *count, unwanted.begin(), unwanted.end()) ==
-         notes.begin() + *count;
+  if (!count) return std::nullopt;
+  notes.resize(static_cast<std::size_t>(*count));
+  return notes;
+}
+
+template <typename Note>
+bool has_any(const std::vector<Note>& notes, std::initializer_list<Note> of) {
+  return std::find_first_of(notes.begin(), notes.end(), of.begin(), of.end()) != notes.end();
 }
 
 // Whether a config's engine gives the same bits every time, adds products themselves (no transforms, whose errors are
 // larger) in float32, and is ready to run: others are compiled when they are planned.
-bool suitable(const Descriptor& config) {
+bool suitable(const Descriptor& config, bool on_tensor_cores) {
   Descriptor engine(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
   cudnnBackendDescriptor_t raw = engine.raw();
   if (config.get(CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &raw) != 1) return false;
-  return has_none_of({CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC, CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION,
-                      CUDNN_NUMERICAL_NOTE_FFT, CUDNN_NUMERICAL_NOTE_WINOGRAD},
-                     engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE) &&
-         has_none_of({CUDNN_BEHAVIOR_NOTE_RUNTIME_COMPILATION}, engine, CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE,
-                     CUDNN_TYPE_BEHAVIOR_NOTE);
+  const auto numerical =
+      notes_of<cudnnBackendNumericalNote_t>(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE);
+  const auto behaviour =
+      notes_of<cudnnBackendBehaviorNote_t>(engine, CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE, CUDNN_TYPE_BEHAVIOR_NOTE);
+  return numerical && behaviour &&
+         !has_any(*numerical, {CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC, CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION,
+                               CUDNN_NUMERICAL_NOTE_FFT, CUDNN_NUMERICAL_NOTE_WINOGRAD}) &&
+         !has_any(*behaviour, {CUDNN_BEHAVIOR_NOTE_RUNTIME_COMPILATION}) &&
+         (!on_tensor_cores || has_any(*numerical, {CUDNN_NUMERICAL_NOTE_TENSOR_CORE}));
 }
 
 // The library's heuristics for a graph of operations.
@@ -216,9 +229,11 @@ std::unique_ptr<Plan> make_plan(cudnnHandle_t handle, const Convolution& c) {
   if (!graph.finalize()) return nullptr;
   const auto heuristics = heuristics_of(graph);
   if (!heuristics) return nullptr;
-  for (const std::int64_t most : {1, 32}) {  // the first one mostly will do, and each takes the library time
+  // The first proposal mostly will do, and each takes the library time. Engines without tensor cores come last: they
+  // may copy maps into another layout and back.
+  for (const auto& [most, on_tensor_cores] : {std::pair(1, true), {32, true}, {32, false}}) {
     for (const Descriptor& config : proposals(*heuristics, most)) {
-      if (!suitable(config)) continue;
+      if (!suitable(config, on_tensor_cores)) continue;
       if (auto plan = plan_with(handle, config)) return plan;
     }
   }
