@@ -136,6 +136,7 @@ struct SampleShared {
 
 template <typename S, int kChannels, BiasForm kForm>
 __global__ void __launch_bounds__(kMostThreads, kBlocks<kChannels, kForm>) attend_samples_kernel(BackwardCall<S> call) {
+  constexpr int kUnroll = kForm == BiasForm::any && kChannels > 16 ? 1 : 2;  // as registers allow
   const AttendSizes& a = call.a;
   const SampleShared<kForm> shared(call);
   const int rows = static_cast<int>(blockDim.x) / a.team, blocks = (a.samples + rows - 1) / rows;
@@ -166,7 +167,7 @@ __global__ void __launch_bounds__(kMostThreads, kBlocks<kChannels, kForm>) atten
       shared.delta[i] = call.delta[a.query(n, m, first + i)];
     }
     __syncthreads();
-#pragma unroll 2
+#pragma unroll kUnroll
     for (int i = 0; i < count; ++i) {
       const int row = i * a.row_channels + part;
       float score = team_sum(dot(k, shared.q + row), a.team);
