@@ -136,7 +136,7 @@ struct SampleShared {
 
 template <typename S, int kChannels, BiasForm kForm>
 __global__ void __launch_bounds__(kMostThreads, kBlocks<kChannels, kForm>) attend_samples_kernel(BackwardCall<S> call) {
-  constexpr int kUnroll = kForm == BiasForm::any && kChannels > 16 ? 1 : 2;  // as registers allow
+  [[maybe_unused]] constexpr int kUnroll = kForm == BiasForm::any && kChannels > 16 ? 1 : 2;  // as registers allow
   const AttendSizes& a = call.a;
   const SampleShared<kForm> shared(call);
   const int rows = static_cast<int>(blockDim.x) / a.team, blocks = (a.samples + rows - 1) / rows;
