@@ -1,5 +1,5 @@
 // A training step that is recorded once as a CUDA graph and replayed from then on: a replay is one call of the driver,
-// without allocations, waits or work of the host.
+// without allocations or other work of the host, which waits only where it is many replays ahead.
 #pragma once
 
 #include <functional>
