@@ -24,6 +24,7 @@ struct GradSlot {
   bool leaf = false;           ///< a tracked input: made by no operation, keeps its gradient
 };
 
+/// Of a tracked input: for Tensor::track().
 std::shared_ptr<GradSlot> make_leaf_slot();
 
 /// One recorded operation. Each operation derives a named struct whose members are what it saves for backward; they are
@@ -51,6 +52,8 @@ struct Node {
 
 /// Runs all recorded nodes from `y` back, `dy` being its gradient (1 for a scalar when left out). Leaves keep their
 /// gradients until the next backward() through them adds to it; parameters add to theirs. A graph runs once.
+/// Error where y depends on nothing tracked or trained, is no scalar and `dy` is left out, or has another shape or type
+/// than `dy`, and where the graph has run.
 void backward(const Tensor& y, Tensor dy = {});
 
 /// While one lives in a thread, that thread records nothing.
@@ -65,6 +68,7 @@ class NoGrad {
   bool before_;
 };
 
+/// Whether this thread records: no NoGrad lives in it.
 bool recording();
 
 namespace detail {

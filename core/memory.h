@@ -21,9 +21,9 @@ struct PoolStatistics {
   std::uint64_t system_requests = 0;
 };
 
-/// Caching allocator for CPU memory. Blocks below a megabyte have size classes an eighth of a power of two apart, so a
-/// block is at most an eighth too large; larger ones are split and joined (core/large_blocks.h). Thread-safe. Under
-/// AddressSanitizer it caches nothing, so that errors show.
+/// Caching allocator for CPU memory. Blocks below a megabyte have size classes an eighth of a power of two apart (below
+/// 512 bytes multiples of kAlignment), so a block is at most an eighth too large; larger ones are split and joined
+/// (core/large_blocks.h). Thread-safe. Under AddressSanitizer it caches nothing, so that errors show.
 namespace pool {
 /// At least `bytes` bytes, aligned to kAlignment, contents undefined. Throws Error when the system has no more.
 void* allocate(std::size_t bytes);

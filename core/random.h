@@ -28,8 +28,8 @@ std::array<std::uint32_t, 4> philox(std::uint64_t key, std::uint64_t counter_low
 /// it is drawn. A value type of four words; it holds no state but the place of next().
 class Random {
  public:
-  /// `seed` is the key; `step` counts training steps, epochs or layers; `lane` tells apart equal uses (two dropout
-  /// layers).
+  /// `seed` is the key; `step` counts training steps, epochs or layers (32 bits of it are used); `lane`, below
+  /// 2^24, tells apart equal uses (two dropout layers).
   explicit Random(std::uint64_t seed, Purpose purpose, std::uint64_t step = 0, std::uint32_t lane = 0)
       : seed_(seed), high_((step << 32) ^ (static_cast<std::uint64_t>(purpose) << 24) ^ lane) {}
 

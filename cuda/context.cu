@@ -1,4 +1,4 @@
-// The device: choice, checks, properties, stream, launches.
+// The device: choice, checks, properties, stream.
 #include "cuda/common.cuh"
 #include "cuda/recording.h"
 
@@ -31,7 +31,7 @@ std::string version_text(int version) { return fmt::format("{}.{}", version / 10
 DeviceProperties read_properties(int code) {
   cudaDeviceProp p{};
   check_cuda(cudaGetDeviceProperties(&p, 0), "properties of the device");
-  return {p.name, p.major, p.minor, code, p.multiProcessorCount, p.totalGlobalMem, p.sharedMemPerBlockOptin};
+  return {p.name, p.major, p.minor, code, p.sharedMemPerBlockOptin};
 }
 
 }  // namespace

@@ -28,10 +28,9 @@ inline void check_cuda(cudaError_t status, const char* what) {
 
 struct DeviceProperties {
   std::string name;
-  int major = 0, minor = 0;  ///< compute capability
-  int code = 0;              ///< the one that this build's kernels were compiled for, 80 for 8.0
-  int multiprocessors = 0;
-  std::size_t memory = 0, shared_bytes = 0;  ///< of the device, and the most of one block
+  int major = 0, minor = 0;      ///< compute capability
+  int code = 0;                  ///< the one that this build's kernels were compiled for, 80 for 8.0
+  std::size_t shared_bytes = 0;  ///< the most of one block
 
   /// Whether mma_bfloat16 and asynchronous copies are there.
   bool has_bfloat16_mma() const { return code >= 80; }

@@ -60,7 +60,8 @@ void take_labels(const ImageSet& set, std::span<const std::int64_t> picks, Tenso
 /// come one after the other or in turn, the first images, or every second one, would miss some.
 Tensor draw_images(const ImageSet& set, std::int64_t count, std::uint64_t seed);
 
-/// Splits off `count` images, chosen by the seed: {the others, the chosen}, disjoint, both in their old order.
+/// Splits off `count` images, chosen by the seed: {the others, the chosen}, disjoint, both in their old order. Error
+/// unless 0 <= count < images.
 std::pair<ImageSet, ImageSet> holdout(const ImageSet& set, std::int64_t count, std::uint64_t seed);
 
 }  // namespace dattn

@@ -35,6 +35,8 @@ struct Batch {
 /// prefetching, or what was given before.
 class Loader {
  public:
+  /// Error for a set without images, a batch size below 1, a set smaller than a batch with drop_last, and augmentation
+  /// that does not fit the images.
   Loader(ImageSet set, const Normalisation& normalisation, const LoaderOptions& options);
   ~Loader();
   Loader(const Loader&) = delete;
@@ -46,7 +48,7 @@ class Loader {
   const Batch& next();
   /// The place of the batch that next() gives.
   Place place() const { return place_; }
-  /// Goes on from there.
+  /// Goes on from there; Error for a place that does not exist.
   void seek(Place place);
 
  private:

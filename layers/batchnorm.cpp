@@ -68,10 +68,10 @@ void check_input(const BatchNorm2d& norm, const Tensor& x) {
         channels, describe("x", x));
   check(x.size(-1) == channels, "batchnorm2d: expected {} channels, input has {} ({})", channels, x.size(-1),
         describe("x", x));
-  check(
-      exact_type(x.dtype()) == norm.weight.value().dtype(),
-      "batchnorm2d: expected an input of its parameters' type {}, got {}\nhint: convert(module, dtype) or x.to(dtype)",
-      name(norm.weight.value().dtype()), describe("x", x));
+  check(exact_type(x.dtype()) == norm.weight.value().dtype(),
+        "batchnorm2d: expected an input of its parameters' type {} or bfloat16 beside float32, got {}\nhint: "
+        "convert(module, dtype) or x.to(dtype)",
+        name(norm.weight.value().dtype()), describe("x", x));
   check(!norm.training || x.shape().rows() > 1,
         "batchnorm2d: training expects more than 1 value for each channel, got {} ({})\nhint: a larger batch, or "
         "set_training(module, false)",

@@ -28,7 +28,7 @@ struct BatchNorm2d {
   bool training = true;
 
   /// In training also updates the running statistics; their variance is the unbiased one, over R - 1. Errors: other
-  /// than C channels, another type than the parameters', and in training fewer than 2 values a channel.
+  /// than C channels, a type whose exact type is not the parameters', and in training fewer than 2 values a channel.
   Tensor operator()(const Tensor& x);
   /// Mean and variance [C] that x is normalised by, for operations that use them otherwise; checks and updates as
   /// above.

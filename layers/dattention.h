@@ -22,7 +22,10 @@ namespace dattn {
 ///   wk, bk, wv, bv                 projections, [C,1,1,C] and [C]
 ///   heads           M              head m has channels [m C/M, (m+1) C/M) and belongs to group m / (M/G)
 ///   factor                         the offset range (2); negative: positions are clamped to [-1, 1] instead
-/// Returns the mix [N,H,W,C]. Memory is O(N (H W + Hk Wk) C): the scores are never held whole.
+/// x and q have one type (float32, float64 or bfloat16), offsets and parameters its exact type; with offsets x has q's
+/// shape. Error where shapes or types do not go together, G does not divide M or M not C, or a bias of relative
+/// positions has no offsets. Returns the mix [N,H,W,C]. Memory is O(N (H W + Hk Wk) C): the scores are never held
+/// whole.
 Tensor dattention(const Tensor& x, const Tensor& q, const Tensor& offsets, const Parameter& wk, const Parameter& bk,
                   const Parameter& wv, const Parameter& bv, const DAttentionBias& bias, std::int64_t heads,
                   double factor, const DropoutMask& mask = {});

@@ -11,7 +11,7 @@ void check_probability(const char* layer, double p) {
   check(p >= 0 && p < 1, "{}: expected a probability 0 <= p < 1, got {}", layer, p);
 }
 
-// Random keeps 24 bits of a lane.
+// A lane has 24 bits: the purpose lies above them.
 std::uint32_t draw_lane(Random& random) { return random.next_bits() >> 8; }
 
 DropoutMask current_mask(double p, Purpose purpose, std::uint32_t lane) {

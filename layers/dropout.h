@@ -39,7 +39,8 @@ struct DropoutMask {
 };
 
 /// y = x times the mask's factors; `run` neighbouring elements (in the flat order) share one, so x's flat element i has
-/// factor(i / run). A linear map that is its own transpose: backward is the same kernel on dy.
+/// factor(i / run); Error unless `run` divides x's elements. A linear map that is its own transpose: backward is the
+/// same kernel on dy.
 Tensor dropout(const Tensor& x, const DropoutMask& mask, std::int64_t run = 1);
 extern Kernel<void(const Tensor& x, const DropoutMask& mask, std::int64_t run, Tensor& y)> dropout_apply;
 

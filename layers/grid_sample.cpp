@@ -27,8 +27,8 @@ struct GridSampleNode : Node {
 Tensor grid_sample(const Tensor& x, const Tensor& grid, Padding padding, bool align_corners) {
   check(x.rank() == 4 && grid.rank() == 4 && grid.size(3) == 2 && grid.size(0) == x.size(0) &&
             exact_type(x.dtype()) == grid.dtype(),
-        "grid_sample: expected images [N,H,W,C] and a grid [N,Ho,Wo,2] of one type ({}, {})", describe("x", x),
-        describe("grid", grid));
+        "grid_sample: expected images [N,H,W,C] and a grid [N,Ho,Wo,2] of its type or float32 beside bfloat16 ({}, {})",
+        describe("x", x), describe("grid", grid));
   check(x.size(1) > 0 && x.size(2) > 0, "grid_sample: the images have no pixels ({})", describe("x", x));
   const GridSampleOptions options{padding, align_corners, PointOrder::xy};
   const Tensor points = grid.view({grid.size(0), grid.size(1) * grid.size(2), 1, 2});

@@ -14,7 +14,8 @@ enum class Padding : unsigned char { zeros, border };
 /// Samples x [N,H,W,C] at grid [N,Ho,Wo,2], which holds (x, y) on [-1, 1]; y is [N,Ho,Wo,C]. With `align_corners` -1
 /// and 1 are the centres of the first and last pixels, else their outer edges. The same as PyTorch's grid_sample,
 /// except for points that are not finite: an infinite one is far outside, and one that is not a number gives a sample
-/// that is not one, so that it shows.
+/// that is not one, so that it shows. The grid has x's exact type; Error for other types or shapes, and for images
+/// without pixels.
 Tensor grid_sample(const Tensor& x, const Tensor& grid, Padding padding = Padding::zeros, bool align_corners = false);
 
 /// How the kernels read points.

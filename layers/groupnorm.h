@@ -11,7 +11,8 @@
 
 namespace dattn {
 
-/// x [N,...,C], weight and bias [C]; `groups` must divide C.
+/// x [N,...,C] float32, float64 or bfloat16, weight and bias [C] of its exact type. Error where shapes or types do not
+/// go together, `groups` does not divide C, images have no pixels, or eps < 0.
 Tensor groupnorm(const Tensor& x, std::int64_t groups, const Parameter& weight, const Parameter& bias,
                  double eps = 1e-5);
 

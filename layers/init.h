@@ -30,12 +30,14 @@ void xavier_uniform(Tensor w, double gain, Random& random);
 void xavier_normal(Tensor w, double gain, Random& random);
 
 /// Filters [O,Kh,Kw,I] (Kh, Kw odd: the identity) that pass input channel i on as output channel i, for i < min(O, I);
-/// the other filters are zero. For the first filters of a bank only: dirac(w.slice(0, n)).
+/// the other filters are zero. Error for
+/// other ranks. For the first filters of a bank only: dirac(w.slice(0, n)).
 void dirac(Tensor w);
 
 /// Filters [2D,Kh,Kw,C], D = Kh Kw C, that whiten the patches of `images` [n,H,W,C]: eigenvectors v of the second
 /// moments of the patches (no mean taken off), over sqrt(eigenvalue + eps), by ascending eigenvalue; then their
 /// negatives. The sign of an eigenvector is chosen so that its largest element is positive.
+/// Error for another number of filters, and for images without such a patch.
 void whitening(Tensor w, const Tensor& images, double eps = 5e-4);
 
 /// What PyTorch gives a Linear or Conv2d: kaiming_uniform with a = sqrt(5), which is uniform in +-1/sqrt(fan in), for

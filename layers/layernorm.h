@@ -10,7 +10,8 @@
 
 namespace dattn {
 
-/// x [...,C], weight and bias [C]. Backward keeps x alone and finds the statistics again: cheaper than the memory they
+/// x [...,C] float32, float64 or bfloat16, weight and bias [C] of its exact type. Error where shapes or types do not go
+/// together, or eps < 0. Backward keeps x alone and finds the statistics again: cheaper than the memory they
 /// would take where rows are short.
 Tensor layernorm(const Tensor& x, const Parameter& weight, const Parameter& bias, double eps = 1e-5);
 

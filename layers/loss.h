@@ -12,9 +12,10 @@ namespace dattn {
 
 enum class Reduction : unsigned char { mean, sum };
 
-/// The loss as a scalar: the mean or the sum over rows. logits [N, classes] float; targets either int64 classes [N], or
-/// distributions [N, classes] of the logits' type, which get no gradient. A class out of range is an Error that names
-/// its place on the CPU, and a loss of NaN on a device. Equal to torch.nn.functional.cross_entropy.
+/// The loss as a scalar: the mean or the sum over rows. logits [N, classes] float32, float64 or bfloat16; targets
+/// either int64 classes [N], or distributions [N, classes] of the logits' exact type, which get no gradient. A class
+/// out of range is an Error that names its place on the CPU, and a loss of NaN on a device. Equal to
+/// torch.nn.functional.cross_entropy.
 Tensor cross_entropy(const Tensor& logits, const Tensor& targets, double label_smoothing = 0,
                      Reduction reduction = Reduction::mean);
 

@@ -14,7 +14,8 @@ inline void check_norm(const char* operation, const Tensor& x, const Parameter& 
   check(x.size(-1) == channels, "{}: expected {} channels, input has {} ({})", operation, channels, x.size(-1),
         describe("x", x));
   check(exact_type(x.dtype()) == weight.value().dtype() && weight.value().dtype() == bias.value().dtype(),
-        "{}: expected an input of its parameters' type {}, got {}\nhint: convert(module, dtype) or x.to(dtype)",
+        "{}: expected an input of its parameters' type {} or bfloat16 beside float32, got {}\nhint: convert(module, "
+        "dtype) or x.to(dtype)",
         operation, name(weight.value().dtype()), describe("x", x));
   check(eps >= 0, "{}: expected eps of at least 0, got {}", operation, eps);
 }

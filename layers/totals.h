@@ -1,6 +1,6 @@
 // What a training step adds to the totals of its epoch, which lie where the step runs and are read once:
 //   totals[0] += f loss,   totals[1] += #{n : argmax_c z_nc = label_n},   totals[2] = the first step whose loss is
-//   lost.
+//   not finite, or -1.
 #pragma once
 
 #include "core/kernel.h"

@@ -1,6 +1,7 @@
 // Winograd's minimal filtering F(4x4, 3x3) (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016):
 // 36 multiplications for 16 outputs of a 3x3 convolution in place of 144. In float32, for kernels of 3x3 with stride 1,
-// dilation 1 and one group.
+// dilation 1 and one group. A square is the paper's tile (4x4 outputs of 6x6 inputs), a place one of its 36 elements in
+// the transform domain.
 #pragma once
 
 #include "layers/conv2d.h"

@@ -18,6 +18,7 @@ struct AdamOptions {
 
 class Adam : public Optimizer {
  public:
+  /// Error for options out of range.
   explicit Adam(std::vector<ParameterGroup> groups, AdamOptions options = {})
       : Adam("adam", std::move(groups), options, false) {}
 

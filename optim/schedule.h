@@ -9,6 +9,7 @@ namespace dattn {
 /// The value at a step. Steps before the first give the first value, steps beyond the last the last.
 using Schedule = std::function<double(std::int64_t step)>;
 
+/// All are an Error for less than one step.
 namespace schedule {
 
 Schedule constant(double value);
@@ -30,7 +31,7 @@ struct OneCycleOptions {
 };
 
 /// Rises to `peak` at step rise * steps - 1 and falls to the last value at step steps - 1: PyTorch's OneCycleLR with
-/// two phases.
+/// two phases. Error for options out of range, and where no step is left to rise or to fall.
 Schedule one_cycle(double peak, std::int64_t steps, OneCycleOptions options = {});
 
 /// `after` times min(1, (step + 1) / steps): a warm-up laid over any schedule, which keeps its own place.

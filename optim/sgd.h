@@ -14,7 +14,7 @@ struct SgdOptions {
 
 class Sgd final : public Optimizer {
  public:
-  /// Error for Nesterov without momentum.
+  /// Error for a momentum out of range, and for Nesterov without one.
   explicit Sgd(std::vector<ParameterGroup> groups, SgdOptions options = {});
 
  private:

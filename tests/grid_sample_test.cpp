@@ -96,10 +96,10 @@ TEST(GridSample, RefusesOtherShapes) {
   const auto text = [](const Shape& x, const Shape& grid) {
     return error_text([&] { grid_sample(Tensor::zeros(x), Tensor::zeros(grid)); });
   };
-  EXPECT_EQ(
-      text({2, 3, 4, 5}, {3, 3, 4, 2}),
-      "grid_sample: expected images [N,H,W,C] and a grid [N,Ho,Wo,2] of one type (x [2,3,4,5] float32, grid [3,3,4,2] "
-      "float32)");
+  EXPECT_EQ(text({2, 3, 4, 5}, {3, 3, 4, 2}),
+            "grid_sample: expected images [N,H,W,C] and a grid [N,Ho,Wo,2] of its type or float32 beside bfloat16 (x "
+            "[2,3,4,5] float32, grid [3,3,4,2] "
+            "float32)");
   EXPECT_EQ(text({2, 0, 4, 5}, {2, 3, 4, 2}), "grid_sample: the images have no pixels (x [2,0,4,5] float32)");
 }
 

@@ -149,11 +149,12 @@ TEST(BatchNorm, Errors) {
             }),
             "batchnorm2d: training expects more than 1 value for each channel, got 1 (x [1,1,1,3] float32)\n"
             "hint: a larger batch, or set_training(module, false)");
-  EXPECT_EQ(error_text([&] {
-              norm(Tensor::zeros({2, 3}, Dtype::float64));
-            }),
-            "batchnorm2d: expected an input of its parameters' type float32, got x [2,3] float64\n"
-            "hint: convert(module, dtype) or x.to(dtype)");
+  EXPECT_EQ(
+      error_text([&] {
+        norm(Tensor::zeros({2, 3}, Dtype::float64));
+      }),
+      "batchnorm2d: expected an input of its parameters' type float32 or bfloat16 beside float32, got x [2,3] float64\n"
+      "hint: convert(module, dtype) or x.to(dtype)");
   EXPECT_EQ(norm.num_batches_tracked.item(), 0);
   set_training(norm, false);
   EXPECT_EQ(norm(Tensor::zeros({1, 1, 1, 3})).elements(), 3);
@@ -193,11 +194,12 @@ TEST(LayerNorm, Errors) {
             "layernorm: expected 6 channels, input has 5 (x [2,5] float32)");
   EXPECT_EQ(error_text([&] { norm(Tensor::zeros({})); }),
             "layernorm: expected at least one dimension, got x [] float32");
-  EXPECT_EQ(error_text([&] {
-              norm(Tensor::zeros({2, 6}, Dtype::int32));
-            }),
-            "layernorm: expected an input of its parameters' type float32, got x [2,6] int32\n"
-            "hint: convert(module, dtype) or x.to(dtype)");
+  EXPECT_EQ(
+      error_text([&] {
+        norm(Tensor::zeros({2, 6}, Dtype::int32));
+      }),
+      "layernorm: expected an input of its parameters' type float32 or bfloat16 beside float32, got x [2,6] int32\n"
+      "hint: convert(module, dtype) or x.to(dtype)");
   EXPECT_EQ(error_text([&] {
               layernorm(Tensor::zeros({2, 6}), norm.weight, {});
             }),

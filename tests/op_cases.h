@@ -34,8 +34,8 @@ struct OpInstance {
   std::function<void(Device)> move = {};
 };
 
-/// `roundings` of a case that samples at positions which depend on its activations: in bfloat16 they lie elsewhere, and
-/// there is nothing to compare with.
+/// `roundings` of a case that samples at positions which depend on its activations (in bfloat16 they lie elsewhere) or
+/// whose scores are too large for bfloat16: there is nothing to compare with.
 inline constexpr int kNotInBfloat16 = 0;
 
 struct OpCase {

@@ -26,7 +26,7 @@ double float_bound(std::int64_t reduction);
 
 /// How far activations in bfloat16 may put a case from float64: what float32 may, and 2^-8 for each rounding.
 double bfloat16_bound(const OpCase& op_case);
-/// The cases that have a reference in bfloat16: all but those that sample at positions which depend on activations.
+/// The cases that have a reference in bfloat16: all but those of kNotInBfloat16.
 std::vector<OpCase> bfloat16_cases();
 
 /// Expects y and every gradient of `got` within `bound` times the scale of those of `expected`: the largest value of

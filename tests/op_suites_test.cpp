@@ -1,5 +1,5 @@
 // Every case of the table through every suite: GradCheck, Float, Bfloat16, Repeat, Accumulate, Recompute
-// (docs/design.md has the bounds).
+// (bounds: gradcheck.h, op_compare.h).
 #include <gtest/gtest.h>
 
 #include "core/parallel.h"

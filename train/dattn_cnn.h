@@ -64,7 +64,8 @@ struct DattnCnn : Classifier {
   DattnCnn(const DattnCnnSizes& sizes, const ModelOptions& options, Random& random);
   Tensor forward(const Tensor& images) override;
   void visit(Visitor& v) override;
-  /// Sets the whitening filters: eigenvectors of the covariance of 2x2 patches, scaled, and their negatives.
+  /// Sets the whitening filters: eigenvectors of the second moments of 2x2 patches, scaled, and their
+  /// negatives (init::whitening).
   void init_from_data(const Tensor& images) override;
 };
 

@@ -27,7 +27,7 @@ struct EvaluateOptions {
   Dtype precision = Dtype::float32;  ///< of activations
   std::int64_t batch_size =
       0;  ///< 0: what suits the device and its memory; the result depends on it by roundings alone
-  std::function<bool()> stop{};  ///< asked between batches; evaluation gives nothing once it says yes
+  std::function<bool()> stop{};  ///< asked before each pass over a batch; evaluation gives nothing once it says yes
 };
 
 /// Computes where the model's parameters lie; the images may lie there too, or on the CPU. Puts the model into

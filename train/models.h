@@ -12,6 +12,7 @@ namespace dattn {
 
 /// Types of activations that the programs know, by their names on the command line.
 inline constexpr const char* kPrecisions[] = {"float32", "bfloat16"};
+/// Error for other names.
 Dtype precision_type(const std::string& name);
 
 /// An image classifier. Activations have the type of the images given, float32 or bfloat16; logits are exact.
@@ -39,7 +40,7 @@ struct ModelOptions {
   std::int64_t attention_stride = 1;                ///< of DAttention: pixels from sample to sample
 };
 
-/// Makes a network with fresh weights drawn from `random`.
+/// Makes a network with fresh weights drawn from `random`; Error for an unknown name.
 std::unique_ptr<Classifier> make_model(const ModelOptions& options, Random& random);
 
 }  // namespace dattn

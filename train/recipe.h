@@ -48,7 +48,7 @@ class Recipe {
 
  protected:
   explicit Recipe(const std::vector<std::vector<NamedParameter>>& groups) : flat_(groups) {}
-  /// Makes an optimizer over some groups of flat(), which apply() then steps.
+  /// Makes an optimizer over some groups of flat(), which step() and update() then apply.
   template <typename O, typename Options>
   O* add(std::vector<ParameterGroup> groups, const Options& options) {
     auto optimizer = std::make_unique<O>(std::move(groups), options);

@@ -12,7 +12,7 @@
 
 namespace dattn {
 
-/// relu(norm2(conv2(relu(norm1(conv1(x))))) + shortcut(x)); the shortcut is a 1x1 convolution where shapes differ.
+/// relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)); the shortcut is a 1x1 convolution where shapes differ.
 struct BasicBlock {
   /// Named `downsample.0` and `downsample.1`, as in torchvision.
   struct Downsample {
@@ -31,7 +31,7 @@ struct BasicBlock {
   void visit(Visitor& v);
 };
 
-/// Images of any size from 8 x 8.
+/// Images of any size.
 struct Resnet18 : Classifier {
   Conv2d conv1;
   BatchNorm2d bn1;
