@@ -126,21 +126,21 @@ nlohmann::json time_case(const Case& one, const Machine& machine, int rounds, Se
 
 void print_head(const Machine& machine, Setting setting) {
   const std::string who = setting.device == Device::cpu ? fmt::format("{} threads", thread_count()) : "the device";
-  fmt::print("{}, {:.0f} GFLOP/s and {:.1f} GB/s, activations in {}\n\n", who, machine.operations_per_second / 1e9,
-             machine.bytes_per_second / 1e9, name(setting.precision));
-  fmt::print("{:<26}  {:>11}  {:>11}  {:>11}  {:>9}", "case", "forward, ms", "step, ms", "floor, ms", "peak, MB");
-  if (setting.device == Device::cuda) fmt::print("  {:>17}  {:>14}", "eager forward, ms", "eager step, ms");
-  fmt::print("\n");
+  print_output("{}, {:.0f} GFLOP/s and {:.1f} GB/s, activations in {}\n\n", who, machine.operations_per_second / 1e9,
+               machine.bytes_per_second / 1e9, name(setting.precision));
+  print_output("{:<26}  {:>11}  {:>11}  {:>11}  {:>9}", "case", "forward, ms", "step, ms", "floor, ms", "peak, MB");
+  if (setting.device == Device::cuda) print_output("  {:>17}  {:>14}", "eager forward, ms", "eager step, ms");
+  print_output("\n");
 }
 
 void print_row(const nlohmann::json& result, Device device) {
   const auto time = [&](const char* key) {
     return result[key].is_null() ? "-" : fmt::format("{:.2f}", result[key].get<double>());
   };
-  fmt::print("{:<26}  {:>11}  {:>11}  {:>11}  {:>9.0f}", result["case"].get<std::string>(), time("forward_ms"),
-             time("step_ms"), time("floor_ms"), result["peak_mb"].get<double>());
-  if (device == Device::cuda) fmt::print("  {:>17}  {:>14}", time("eager_forward_ms"), time("eager_step_ms"));
-  fmt::print("\n");
+  print_output("{:<26}  {:>11}  {:>11}  {:>11}  {:>9.0f}", result["case"].get<std::string>(), time("forward_ms"),
+               time("step_ms"), time("floor_ms"), result["peak_mb"].get<double>());
+  if (device == Device::cuda) print_output("  {:>17}  {:>14}", time("eager_forward_ms"), time("eager_step_ms"));
+  print_output("\n");
 }
 
 // Those named, or all that the device is fit for.
@@ -160,7 +160,7 @@ int run(const std::vector<Case>& chosen, int rounds, Setting setting, bool json)
   for (const Case& one : chosen) {
     const nlohmann::json result = time_case(one, machine, rounds, setting);
     if (json) {
-      fmt::print("{}\n", result.dump());
+      print_output("{}\n", result.dump());
     } else {
       print_row(result, setting.device);
     }
@@ -184,7 +184,7 @@ int profile(const std::vector<Case>& chosen, Setting setting) {
 }  // namespace
 }  // namespace dattn
 
-int main(int argc, char** argv) try {
+static int run_bench(int argc, char** argv) {
   std::vector<std::string> names, known;
   for (const auto& one : dattn::cases()) known.push_back(one.name);
   int threads = 0, rounds = 7;
@@ -217,8 +217,7 @@ int main(int argc, char** argv) try {
   const dattn::Setting setting{dattn::use_device(device), dattn::precision_type(precision)};
   const auto chosen = dattn::chosen_cases(names, setting.device);
   if (list) {
-    for (const auto& one : chosen) fmt::print("{}\n", one.name);
-    dattn::flush_output();
+    for (const auto& one : chosen) dattn::print_output("{}\n", one.name);
     return 0;
   }
   if (threads > 0) dattn::set_thread_count(threads);
@@ -226,10 +225,9 @@ int main(int argc, char** argv) try {
     dattn::check(setting.device == dattn::Device::cuda, "--profile: --device auto has found no GPU to profile");
     return dattn::profile(chosen, setting);
   }
-  const int status = dattn::run(chosen, rounds, setting, json);
-  dattn::flush_output();
-  return status;
-} catch (const std::exception& error) {
-  fmt::print(stderr, "bench: {}\n", error.what());
-  return 1;
+  return dattn::run(chosen, rounds, setting, json);
+}
+
+int main(int argc, char** argv) {
+  return dattn::run_program("bench", [&] { return run_bench(argc, argv); });
 }

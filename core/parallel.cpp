@@ -144,21 +144,26 @@ class ThreadPool {
   std::atomic<bool> stopping_{false};
 };
 
-std::unique_ptr<ThreadPool>& the_threads() {
-  static auto threads = std::make_unique<ThreadPool>(usable_processors());
-  return threads;
+std::unique_ptr<ThreadPool> pool;
+std::once_flag pool_is_made;
+
+// All processors' threads, unless set_thread_count() came first.
+ThreadPool& the_threads() {
+  std::call_once(pool_is_made, [] { pool = std::make_unique<ThreadPool>(usable_processors()); });
+  return *pool;
 }
 
 }  // namespace
 
 bool inside_tile() { return in_tile; }
 
-int thread_count() { return the_threads()->size(); }
+int thread_count() { return the_threads().size(); }
 
 void set_thread_count(int threads) {
   check(threads >= 1, "threads: expected at least 1, got {}", threads);
   check(!in_tile, "threads: the number cannot change inside a parallel loop");
-  if (threads != thread_count()) the_threads() = std::make_unique<ThreadPool>(threads);
+  std::call_once(pool_is_made, [threads] { pool = std::make_unique<ThreadPool>(threads); });
+  if (threads != pool->size()) pool = std::make_unique<ThreadPool>(threads);
 }
 
 SerialScope::SerialScope() : before_(std::exchange(in_tile, true)) {}
@@ -167,7 +172,7 @@ SerialScope::~SerialScope() { in_tile = before_; }
 void detail::run_tiles(std::int64_t count, std::int64_t tile, TileFunction function, void* context) {
   check(tile >= 1, "parallel_for: expected a tile of at least 1, got {}", tile);
   const bool alone = in_tile || tile_count(count, tile) <= 1 || thread_count() == 1;
-  if (!alone) return the_threads()->run(count, tile, function, context);
+  if (!alone) return the_threads().run(count, tile, function, context);
   for (std::int64_t begin = 0; begin < count; begin += tile) function(context, begin, std::min(count, begin + tile));
 }
 

@@ -23,6 +23,12 @@ namespace dattn {
 
 static_assert(std::endian::native == std::endian::little, "state files are little-endian");
 
+std::string shown(const std::string& text) {
+  constexpr std::size_t kLongest = 80;
+  const std::string start = text.substr(0, kLongest) + (text.size() > kLongest ? "..." : "");
+  return nlohmann::json(start).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+}
+
 namespace {
 
 using Json = nlohmann::json;
@@ -41,13 +47,6 @@ constexpr std::array<std::pair<const char*, Dtype>, 6> kTypes{{{"I64", Dtype::in
 
 auto type_of(Dtype dtype) {
   return std::find_if(kTypes.begin(), kTypes.end(), [dtype](const auto& type) { return type.second == dtype; });
-}
-
-/// A string of a file for a message: in quotes, escaped to ASCII, cut where it is long.
-std::string shown(const std::string& text) {
-  constexpr std::size_t kLongest = 80;
-  const std::string start = text.substr(0, kLongest) + (text.size() > kLongest ? "..." : "");
-  return Json(start).dump(-1, ' ', true, Json::error_handler_t::replace);
 }
 
 // --- reading ---

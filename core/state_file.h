@@ -22,6 +22,8 @@ struct StateFile {
 
 /// Whether a text is valid UTF-8, as all names and texts of state files are.
 bool is_utf8(const std::string& text);
+/// A string of a file for a message: in quotes, escaped to ASCII, cut where it is long.
+std::string shown(const std::string& text);
 
 /// Reads a whole file. Error, with the path, the place and what was expected and found, wherever Python's package
 /// refuses it; also where a name stands twice, a field is unknown, a tensor has more than Shape::kMaxRank dimensions,

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "layers/state_dict.h"
+#include "train/watch.h"
 
 namespace dattn {
 
@@ -49,14 +50,25 @@ void check_info(const CheckpointInfo& info, const nlohmann::json& model) {
     fail("expected a precision of {}, found {}", fmt::join(kPrecisions, ", "), precision->dump());
 }
 
+// JSON of the metadata. Error where it is missing or nested deeper than a checkpoint's ever is.
+nlohmann::json parse_metadata(const Metadata& metadata, const char* key) {
+  constexpr int kDeepest = 8;
+  const auto found = metadata.find(key);
+  check(found != metadata.end(), "`{}` is missing", key);
+  return nlohmann::json::parse(found->second, [key](int depth, nlohmann::json::parse_event_t, const nlohmann::json&) {
+    check(depth <= kDeepest, "`{}` is nested too deep", key);
+    return true;
+  });
+}
+
 CheckpointInfo parse_info(const std::string& path, const Metadata& metadata, bool has_ema) {
   const auto format = metadata.find("format");
   check(format != metadata.end() && format->second == kFormat,
         "checkpoint {}: no checkpoint of dattn (metadata `format` should be `{}`, found {})", path, kFormat,
-        format == metadata.end() ? "none" : "`" + format->second + "`");
+        format == metadata.end() ? "none" : shown(format->second));
   try {
     CheckpointInfo info;
-    const auto model = nlohmann::json::parse(metadata.at("model")), data = nlohmann::json::parse(metadata.at("data"));
+    const auto model = parse_metadata(metadata, "model"), data = parse_metadata(metadata, "data");
     const ModelOptions usual;  // in checkpoints before there was a choice
     info.model = {model.at("name"), model.at("attention"), model.at("classes"),
                   model.value("attention_maps", usual.attention_maps),
@@ -65,8 +77,8 @@ CheckpointInfo parse_info(const std::string& path, const Metadata& metadata, boo
     data.at("mean").get_to(info.normalisation.mean);
     data.at("std").get_to(info.normalisation.std);
     info.fingerprint = data.value("fingerprint", "");
-    info.options = nlohmann::json::parse(metadata.at("options"));
-    info.state = nlohmann::json::parse(metadata.at("state"));
+    info.options = parse_metadata(metadata, "options");
+    info.state = parse_metadata(metadata, "state");
     info.has_ema = has_ema;
     check_info(info, model);
     return info;
@@ -111,6 +123,10 @@ std::unique_ptr<Classifier> load_model(const Checkpoint& checkpoint) {
   auto model = make_model(checkpoint.info().model, random);
   checkpoint.load("model.", state_dict(*model));
   if (checkpoint.info().has_ema) checkpoint.load("ema.", state_dict(*model));
+  for (const auto& [name, tensor] : state_dict(*model)) {
+    check(std::isfinite(largest_magnitude(tensor)), "checkpoint {}: {} holds numbers that are not finite",
+          checkpoint.path(), name);
+  }
   return model;
 }
 

@@ -39,6 +39,7 @@ class Checkpoint {
   /// Error where the file is missing, broken or no checkpoint of dattn.
   explicit Checkpoint(const std::string& path);
 
+  const std::string& path() const { return path_; }
   const CheckpointInfo& info() const { return info_; }
   /// Copies the tensors `prefix`NAME into `targets`, wherever these lie. Missing, extra and misshapen ones are listed
   /// all at once in one Error.

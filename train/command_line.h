@@ -40,11 +40,7 @@ inline CLI::Validator whole_number(std::int64_t least, std::int64_t most) {
 }
 
 /// What a program returns after its command line was not one to run: 0 after --help, 2 for wrong usage.
-inline int exit_after(const CLI::App& app, const CLI::ParseError& error) {
-  const int status = app.exit(error) == 0 ? 0 : 2;
-  flush_output();
-  return status;
-}
+inline int exit_after(const CLI::App& app, const CLI::ParseError& error) { return app.exit(error) == 0 ? 0 : 2; }
 
 /// --device, as a name for use_device().
 inline void add_device_option(CLI::App& app, std::string& device) {

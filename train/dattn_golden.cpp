@@ -32,11 +32,11 @@ bool report(const fs::path& file) {
   try {
     const auto [error, tensor] = dattn::check_golden(dattn::read_state_file(file));
     const bool ok = error <= dattn::kGoldenBound;
-    fmt::print("{:<36}  {:8.1e}  {}{}\n", name, error, tensor,
-               ok ? "" : fmt::format("  exceeds {:g}", dattn::kGoldenBound));
+    dattn::print_output("{:<36}  {:8.1e}  {}{}\n", name, error, tensor,
+                        ok ? "" : fmt::format("  exceeds {:g}", dattn::kGoldenBound));
     return ok;
   } catch (const std::exception& error) {
-    fmt::print("{:<36}  cannot be checked: {}\n", name, error.what());
+    dattn::print_output("{:<36}  cannot be checked: {}\n", name, error.what());
     return false;
   }
 }
@@ -44,19 +44,18 @@ bool report(const fs::path& file) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const bool help = argc == 2 && (argv[1] == std::string("--help") || argv[1] == std::string("-h"));
-  if (help || argc != 2 || argv[1][0] == '-') {
-    fmt::print(help ? stdout : stderr,
-               "usage: dattn_golden DIR\nchecks every .safetensors file in DIR against its operation\n");
-    return help ? 0 : 2;
-  }
-  try {
+  return dattn::run_program("dattn_golden", [&] {
+    const std::string usage = "usage: dattn_golden DIR\nchecks every .safetensors file in DIR against its operation\n";
+    if (argc == 2 && (argv[1] == std::string("--help") || argv[1] == std::string("-h"))) {
+      dattn::print_output("{}", usage);
+      return 0;
+    }
+    if (argc != 2 || argv[1][0] == '-') {
+      dattn::print_error(usage);
+      return 2;
+    }
     bool ok = true;
     for (const auto& file : golden_files(argv[1])) ok &= report(file);
-    dattn::flush_output();
     return ok ? 0 : 1;
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "dattn_golden: {}\n", error.what());
-    return 1;
-  }
+  });
 }

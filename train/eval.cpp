@@ -37,23 +37,23 @@ nlohmann::json to_json(const Options& options, const Evaluation& e, const std::v
 }
 
 void print_table(const Options& options, const Evaluation& e, const std::vector<std::string>& names) {
-  fmt::print("{} on {} ({}, {} images)\n\n", options.checkpoint, options.data, options.split, e.images);
-  fmt::print("loss            {:8.4f}\naccuracy        {:8.2f} %\ntop-5 accuracy  {:8.2f} %\n", e.loss,
-             100 * e.accuracy, 100 * e.top5);
-  if (e.accuracy_tta) fmt::print("with test-time augmentation {:.2f} %\n", 100 * *e.accuracy_tta);
+  print_output("{} on {} ({}, {} images)\n\n", options.checkpoint, options.data, options.split, e.images);
+  print_output("loss            {:8.4f}\naccuracy        {:8.2f} %\ntop-5 accuracy  {:8.2f} %\n", e.loss,
+               100 * e.accuracy, 100 * e.top5);
+  if (e.accuracy_tta) print_output("with test-time augmentation {:.2f} %\n", 100 * *e.accuracy_tta);
   std::size_t width = 5;
   for (const auto& name : names) width = std::max(width, name.size());
   std::int64_t most = 0;
   for (const std::int64_t count : e.confusion) most = std::max(most, count);
   const auto digits = static_cast<int>(std::max<std::size_t>(4, std::to_string(most).size() + 1));
-  fmt::print("\n{:<{}}  accuracy  predicted as", "class", width);
+  print_output("\n{:<{}}  accuracy  predicted as", "class", width);
   for (std::int64_t c = 0; c < e.classes(); ++c) {
     const auto name = names[static_cast<std::size_t>(c)];
-    fmt::print("{}{:<{}}  {:>6.2f} % ", "\n", name, width, 100 * e.class_accuracy(c));
+    print_output("{}{:<{}}  {:>6.2f} % ", "\n", name, width, 100 * e.class_accuracy(c));
     for (std::int64_t p = 0; p < e.classes(); ++p)
-      fmt::print("{:>{}}", e.confusion[static_cast<std::size_t>(c * e.classes() + p)], digits);
+      print_output("{:>{}}", e.confusion[static_cast<std::size_t>(c * e.classes() + p)], digits);
   }
-  fmt::print("\n");
+  print_output("\n");
 }
 
 int run(const Options& options) {
@@ -79,7 +79,7 @@ int run(const Options& options) {
                                                            : options.precision);
   const Evaluation e = *evaluate(*model, set, checkpoint.info().normalisation, how);
   if (options.json) {
-    fmt::print("{}\n", to_json(options, e, names).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    print_output("{}\n", to_json(options, e, names).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
     print_table(options, e, names);
   }
@@ -89,30 +89,27 @@ int run(const Options& options) {
 }  // namespace
 }  // namespace dattn
 
-int main(int argc, char** argv) try {
-  dattn::Options options;
-  CLI::App app{"Evaluate a checkpoint: loss, accuracy, accuracy by class, confusion matrix."};
-  app.option_defaults()->take_last();  // an option given twice counts as given last
-  app.add_option("--checkpoint", options.checkpoint, "File that `train` wrote")->required();
-  app.add_option("--data", options.data, "Folder with the data, or cifar10, or synthetic")->required();
-  app.add_option("--split", options.split, "Which part of the data")
-      ->check(CLI::IsMember({"test", "train"}))
-      ->capture_default_str();
-  app.add_option("--precision", options.precision, "Type of activations [that of the training run]")
-      ->check(dattn::one_of(dattn::kPrecisions));
-  dattn::add_device_option(app, options.device);
-  dattn::add_threads_option(app, options.threads);
-  app.add_flag("--tta", options.tta, "Test-time augmentation as well: mirrored and shifted views averaged");
-  app.add_flag("--json", options.json, "One JSON object in place of tables");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    return dattn::exit_after(app, e);
-  }
-  const int status = dattn::run(options);
-  dattn::flush_output();
-  return status;
-} catch (const std::exception& error) {
-  fmt::print(stderr, "eval: {}\n", error.what());
-  return 1;
+int main(int argc, char** argv) {
+  return dattn::run_program("eval", [&] {
+    dattn::Options options;
+    CLI::App app{"Evaluate a checkpoint: loss, accuracy, accuracy by class, confusion matrix."};
+    app.option_defaults()->take_last();  // an option given twice counts as given last
+    app.add_option("--checkpoint", options.checkpoint, "File that `train` wrote")->required();
+    app.add_option("--data", options.data, "Folder with the data, or cifar10, or synthetic")->required();
+    app.add_option("--split", options.split, "Which part of the data")
+        ->check(CLI::IsMember({"test", "train"}))
+        ->capture_default_str();
+    app.add_option("--precision", options.precision, "Type of activations [that of the training run]")
+        ->check(dattn::one_of(dattn::kPrecisions));
+    dattn::add_device_option(app, options.device);
+    dattn::add_threads_option(app, options.threads);
+    app.add_flag("--tta", options.tta, "Test-time augmentation as well: mirrored and shifted views averaged");
+    app.add_flag("--json", options.json, "One JSON object in place of tables");
+    try {
+      app.parse(argc, argv);
+    } catch (const CLI::ParseError& e) {
+      return dattn::exit_after(app, e);
+    }
+    return dattn::run(options);
+  });
 }

@@ -6,8 +6,11 @@
 #include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
+#include <sstream>
 
 #include "core/error.h"
+#include "core/state_file.h"
 #include "train/command_line.h"
 
 namespace dattn {
@@ -65,10 +68,16 @@ void set_result_options(TrainOptions& o, const nlohmann::json& saved, const std:
     saved.at("model").get_to(o.model);
     saved.at("attention").get_to(o.attention);
     saved.at("epochs").get_to(o.epochs);
-    saved.at("batch-size").get_to(o.batch_size);
     saved.at("lr-scale").get_to(o.lr_scale);
-    saved.at("seed").get_to(o.seed);
-    saved.at("holdout").get_to(o.holdout);
+    const auto whole = [&](const char* name) {
+      check(saved.at(name).is_number_integer(), "checkpoint {}: expected a whole number of {}", path, name);
+      return saved.at(name).get<std::int64_t>();
+    };
+    o.batch_size = whole("batch-size");
+    o.holdout = whole("holdout");
+    const std::int64_t seed = whole("seed");
+    check(seed >= 0, "checkpoint {}: expected a seed of at least 0, got {}", path, seed);
+    o.seed = static_cast<std::uint64_t>(seed);
     saved.at("ema").get_to(o.ema);
     // Runs before there was a choice.
     const TrainOptions usual;
@@ -78,9 +87,13 @@ void set_result_options(TrainOptions& o, const nlohmann::json& saved, const std:
   } catch (const nlohmann::json::exception& e) {
     fail("checkpoint {}: its options cannot be read ({})", path, e.what());
   }
-  check(is_positive(o.epochs) && is_positive(o.lr_scale) && o.batch_size >= 1 && o.holdout >= 0 &&
-            o.attention_stride >= 1,
-        "checkpoint {}: expected positive numbers in its options, got {}", path, saved.dump());
+  const bool positive = is_positive(o.epochs) && is_positive(o.lr_scale) && o.batch_size >= 1 && o.holdout >= 0 &&
+                        o.attention_stride >= 1;
+  if (!positive) fail("checkpoint {}: expected positive numbers in its options, got {}", path, saved.dump());
+  for (const auto& [name, found] : {std::pair(std::span(kModels), o.model), {std::span(kAttentions), o.attention}}) {
+    check(std::find(name.begin(), name.end(), found) != name.end(),
+          "checkpoint {}: expected one of {} in its options, got {}", path, fmt::join(name, ", "), shown(found));
+  }
 }
 
 namespace {
@@ -89,7 +102,13 @@ namespace {
 class OneValueConfig : public CLI::ConfigBase {
  public:
   std::vector<CLI::ConfigItem> from_config(std::istream& file) const override {
-    std::vector<CLI::ConfigItem> read = ConfigBase::from_config(file);
+    std::string text(kMostBytes + 1, '\0');
+    file.read(text.data(), static_cast<std::streamsize>(text.size()));
+    text.resize(static_cast<std::size_t>(file.gcount()));
+    if (file.bad()) throw CLI::ValidationError("--config", "the file cannot be read");
+    if (text.size() > kMostBytes) throw CLI::ValidationError("--config", "expected a file of at most 1 MiB");
+    std::istringstream lines(text);
+    std::vector<CLI::ConfigItem> read = ConfigBase::from_config(lines);
     for (CLI::ConfigItem& item : read) {
       if (item.name == "attention-maps") item.inputs = {fmt::format("{}", fmt::join(item.inputs, ","))};
       if (item.inputs.size() != 1)
@@ -98,6 +117,9 @@ class OneValueConfig : public CLI::ConfigBase {
     }
     return read;
   }
+
+ private:
+  static constexpr std::size_t kMostBytes = 1 << 20;
 };
 
 // "31,15" as the sides of maps, from large to small. Error where there are no such maps.
@@ -144,6 +166,13 @@ const CLI::Validator& positive() {
   return validator;
 }
 
+// As of "$UNSET" in a script.
+const CLI::Validator& not_empty() {
+  static const CLI::Validator validator(
+      [](std::string& text) { return text.empty() ? "expected a path, got nothing" : std::string(); }, "PATH");
+  return validator;
+}
+
 // What is trained, and on what.
 void add_model_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--data", o.data,
@@ -181,7 +210,7 @@ void add_recipe_options(CLI::App& app, TrainOptions& o) {
 
 // Where, in which steps, and what is written.
 void add_run_options(CLI::App& app, TrainOptions& o) {
-  app.add_option("--out", o.out, "Folder for checkpoints and metrics [runs/<next number>]");
+  app.add_option("--out", o.out, "Folder for checkpoints and metrics [runs/<next number>]")->check(not_empty());
   app.add_flag("--resume", o.resume, "Go on from last.safetensors in --out");
   add_device_option(app, o.device);
   add_threads_option(app, o.threads);
@@ -193,7 +222,7 @@ void add_run_options(CLI::App& app, TrainOptions& o) {
       ->transform(whole_number(1, kMostSteps))
       ->capture_default_str();
   app.add_flag("--warm-up", o.warm_up, "First run three steps of a copy, so that none of what is timed is the first");
-  app.set_config("--config", "", "File with options as lines `name = value`");
+  app.set_config("--config", "", "File with options as lines `name = value`")->check(not_empty());
   app.config_formatter(std::make_shared<OneValueConfig>());
   app.allow_config_extras(CLI::config_extras_mode::error);
 }

@@ -1,12 +1,13 @@
 // Progress bar and durations.
 #include "train/progress.h"
 
-#include <fmt/format.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
+
+#include "core/output.h"
 
 namespace dattn {
 
@@ -41,7 +42,7 @@ Progress::Progress(std::int64_t epoch, std::int64_t epochs, std::int64_t done, s
 
 Progress::~Progress() {
   if (!drawn_) return;
-  fmt::print("\r\033[K");
+  print_output("\r\033[K");
   std::fflush(stdout);
 }
 
@@ -59,7 +60,7 @@ void Progress::update(std::int64_t step, double loss, double accuracy, double im
                                           total_, images_per_second, loss, 100 * accuracy, duration(left));
   const std::string head = fmt::format("epoch {}/{} ", epoch_, epochs_);
   if (!terminal_) {
-    fmt::print("{} {}\n", head, numbers);
+    print_output("{} {}\n", head, numbers);
     std::fflush(stdout);
     return;
   }
@@ -68,7 +69,7 @@ void Progress::update(std::int64_t step, double loss, double accuracy, double im
   std::string line =
       room >= 5 ? fmt::format("{}[{}]  {}", head, bar(fraction, std::min(room, 30)), numbers) : head + numbers;
   line.resize(std::min(line.size(), static_cast<std::size_t>(terminal_width() - 1)));
-  fmt::print("\r{}\033[K", line);
+  print_output("\r{}\033[K", line);
   std::fflush(stdout);
   drawn_ = true;
 }

@@ -3,10 +3,12 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <fstream>
 #include <system_error>
 
 #include "core/error.h"
@@ -22,13 +24,24 @@ constexpr const char* kHeader =
     "epoch,step,seconds,lr,train_loss,train_accuracy,test_loss,test_accuracy,test_accuracy_tta,images_per_second";
 constexpr const char* kHeldOutHeader = ",held_out_loss,held_out_accuracy";  // with --holdout
 
-// Refuses a folder with a checkpoint. Of best.safetensors alone no run goes on: it was killed before its first save.
-void refuse_run(const std::string& folder, const std::string& last, const std::string& best) {
+// Whether a file holds more than the header of metrics.
+bool has_rows(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  return std::getline(file, line) && (!line.starts_with(kHeader) || std::getline(file, line));
+}
+
+// Refuses a folder with a checkpoint, or with a run's metrics. Of best.safetensors alone no run goes on: it was killed
+// before its first save.
+void refuse_run(const std::string& folder, const std::string& last, const std::string& best,
+                const std::string& metrics) {
   std::error_code error;
   check(!fs::exists(last, error),
         "{}: holds a run already ({})\nhint: --resume goes on with it; or choose another --out", folder, last);
   check(!fs::exists(best, error), "{}: holds a run already ({})\nhint: choose another --out, or delete that file",
         folder, best);
+  check(!fs::is_regular_file(metrics, error) || !has_rows(metrics),
+        "{}: holds the metrics of a run ({})\nhint: choose another --out, or delete that file", folder, metrics);
 }
 
 // The first of runs/1, runs/2, ... that this program, and no other that starts beside it, has made.
@@ -86,7 +99,7 @@ RunFolder::RunFolder(const TrainOptions& options) : path_(options.out), resume_(
     check(there, "resume: nothing to resume, {} is not there\nhint: leave --resume out to begin a run", last());
     lock();
   } else if (!path_.empty()) {
-    refuse_run(path_, last(), best());
+    refuse_run(path_, last(), best(), metrics());
   }
 }
 
@@ -100,7 +113,8 @@ void RunFolder::make() {
   check(!error && fs::is_directory(path_), "{}: the folder cannot be made ({})", path_,
         error ? error.message() : "it is a file");
   if (!lock_) lock();
-  if (!resume_) refuse_run(path_, last(), best());  // again: others may have come since the constructor looked
+  if (!resume_)
+    refuse_run(path_, last(), best(), metrics());  // again: others may have come since the constructor looked
 }
 
 void RunFolder::lock() {
@@ -108,6 +122,15 @@ void RunFolder::lock() {
   const bool taken = lock_->ok() && ::flock(lock_->get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
   check(!taken, "{}: another train writes into this folder\nhint: wait for its end, or choose another --out", path_);
   for (const std::string& file : {last(), best(), metrics(), run()}) remove_partial_files(file);
+}
+
+void RunFolder::expect_in_place() const {
+  struct stat locked {
+  }, there{};
+  if (!lock_ || !lock_->ok() || ::fstat(lock_->get(), &locked) != 0) return;  // where the file system has no locks
+  const bool same =
+      ::stat(path_.c_str(), &there) == 0 && there.st_dev == locked.st_dev && there.st_ino == locked.st_ino;
+  check(same, "{}: the run's folder was moved or replaced while it ran, so nothing is saved", path_);
 }
 
 void RunFolder::write_metrics(const std::vector<MetricsRow>& rows) const {

@@ -47,6 +47,8 @@ class RunFolder {
   std::string best() const { return path_ + "/best.safetensors"; }
   std::string metrics() const { return path_ + "/metrics.csv"; }
   std::string run() const { return path_ + "/run.json"; }
+  /// Error where another folder lies at path() by now: what is written would be among another run's files.
+  void expect_in_place() const;
   void write_metrics(const std::vector<MetricsRow>& rows) const;
   /// Every option, and with which program, compiler and processor the run is made.
   void write_run(const nlohmann::json& options, const nlohmann::json& facts) const;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "core/output.h"
 #include "core/parallel.h"
 #include "cuda/out_of_memory.h"
 #include "train/device.h"
@@ -59,7 +60,7 @@ void Trainer::refuse_other_options(const nlohmann::json& saved, const std::vecto
 
 void Trainer::build() {
   LoadOptions load;
-  load.report = [](const std::string& line) { fmt::print("{}\n", line); };
+  load.report = [](const std::string& line) { print_output("{}\n", line); };
   data_ = load_data(options_.data, load);
   check(is_utf8(data_.name), "--data: expected a folder whose name is UTF-8, as records keep it, got other bytes");
   fingerprint_ = fingerprint(data_);
@@ -133,6 +134,13 @@ void Trainer::restore(const Checkpoint& checkpoint) {
   }
   check(state_.step >= 0 && state_.step <= total_steps_, "resume: {} claims step {}, the run has {} steps",
         folder_.last(), state_.step, total_steps_);
+  const bool rows_rise = std::adjacent_find(state_.rows.begin(), state_.rows.end(), [](const auto& a, const auto& b) {
+                           return a.step >= b.step;
+                         }) == state_.rows.end();
+  check(state_.correct >= 0 && state_.correct <= state_.images && rows_rise &&
+            (state_.rows.empty() || state_.rows.back().step <= state_.step),
+        "resume: the state in {} contradicts itself: {} of {} images right, rows out of order or beyond step {}",
+        folder_.last(), state_.correct, state_.images, state_.step);
   // A row that --max-steps wrote in the middle of an epoch gives way to the epoch's own.
   if (!state_.rows.empty() && state_.rows.back().step % steps_per_epoch_ != 0 &&
       state_.rows.back().step != total_steps_) {
@@ -256,12 +264,13 @@ std::optional<MetricsRow> Trainer::evaluate_epoch() {
 
 void Trainer::print_row(const MetricsRow& row) const {
   if (row.held_out)
-    fmt::print("held-out images: loss {:.4f} accuracy {}\n", row.held_out->loss, percent(row.held_out->accuracy));
+    print_output("held-out images: loss {:.4f} accuracy {}\n", row.held_out->loss, percent(row.held_out->accuracy));
   const std::string test = row.test ? fmt::format("test: loss {:.4f} accuracy {:>7} augmented {:>7}  ", row.test->loss,
                                                   percent(row.test->accuracy), percent(row.test->accuracy_tta))
                                     : std::string();
-  fmt::print("epoch {:>3}  step {:>6}  train: loss {:.4f} accuracy {:>7}  {}{:.0f} images/s  {}\n", row.epoch, row.step,
-             row.train_loss, percent(row.train_accuracy), test, row.images_per_second, duration(row.seconds));
+  print_output("epoch {:>3}  step {:>6}  train: loss {:.4f} accuracy {:>7}  {}{:.0f} images/s  {}\n", row.epoch,
+               row.step, row.train_loss, percent(row.train_accuracy), test, row.images_per_second,
+               duration(row.seconds));
   std::fflush(stdout);
 }
 
@@ -285,6 +294,7 @@ void Trainer::save(const std::string& path) {
                             fingerprint_,
                             result_options(options_),
                             state_};
+  folder_.expect_in_place();
   write_checkpoint(path, info, model, averaged_tensors(), optimizer_tensors());
   saved_step_ = state_.step;
 }
@@ -294,7 +304,12 @@ void Trainer::save(const std::string& path) {
 int Trainer::run() {
   if (state_.step == total_steps_ && state_.images == 0) {
     folder_.write_metrics(state_.rows);  // which a kill may have come before
-    fmt::print("the run in {} is finished: {} of {} steps\n", folder_.path(), state_.step, total_steps_);
+    print_output("the run in {} is finished: {} of {} steps\n", folder_.path(), state_.step, total_steps_);
+    return 0;
+  }
+  if (state_.step >= last_step() && state_.images == 0) {
+    print_output("the run in {} is at step {} already: nothing to do up to --max-steps {}\n", folder_.path(),
+                 state_.step, options_.max_steps);
     return 0;
   }
   folder_.make();
@@ -319,8 +334,8 @@ int Trainer::run() {
   progress_.reset();
   if (stop_asked()) {
     save(folder_.last());
-    fmt::print("stopped by a signal; {} holds step {} of {}\ngo on with: ./run train --out {} --resume{}\n",
-               folder_.last(), state_.step, total_steps_, folder_.path(), resume_options(options_));
+    print_output("stopped by a signal; {} holds step {} of {}\ngo on with: ./run train --out {} --resume{}\n",
+                 folder_.last(), state_.step, total_steps_, folder_.path(), resume_options(options_));
     return kInterrupted;
   }
   print_end();
@@ -365,26 +380,26 @@ void Trainer::print_plan() const {
       attention += fmt::format(" on maps of {}", fmt::join(options_.attention_maps, ", "));
     if (options_.attention_stride > 1) attention += fmt::format(", stride {}", options_.attention_stride);
   }
-  fmt::print("data        {} ({} training, {} test images, {} classes)\n", data_.name, data_.train.count(),
-             data_.test.count(), data_.train.classes());
-  fmt::print("model       {}{}, {} parameters\n", options_.model, attention, parameter_count(*model_));
-  fmt::print("schedule    {} steps of {} images, {:g} epochs, seed {}\n", total_steps_, plan_.batch_size, plan_.epochs,
-             options_.seed);
-  fmt::print("machine     {}, activations in {}\n", describe(device_), name(plan_.precision));
-  fmt::print("folder      {}{}\n", folder_.path(),
-             state_.step > 0 ? fmt::format(", going on from step {}", state_.step) : "");
+  print_output("data        {} ({} training, {} test images, {} classes)\n", data_.name, data_.train.count(),
+               data_.test.count(), data_.train.classes());
+  print_output("model       {}{}, {} parameters\n", options_.model, attention, parameter_count(*model_));
+  print_output("schedule    {} steps of {} images, {:g} epochs, seed {}\n", total_steps_, plan_.batch_size,
+               plan_.epochs, options_.seed);
+  print_output("machine     {}, activations in {}\n", describe(device_), name(plan_.precision));
+  print_output("folder      {}{}\n", folder_.path(),
+               state_.step > 0 ? fmt::format(", going on from step {}", state_.step) : "");
   std::fflush(stdout);
 }
 
 void Trainer::print_end() const {
   if (!state_.rows.empty() && state_.rows.back().test) {
     const MetricsRow& row = state_.rows.back();
-    fmt::print("test accuracy {}, {} with test-time augmentation, after {} of {} steps and {} of training\n",
-               percent(row.test->accuracy), percent(row.test->accuracy_tta), row.step, total_steps_,
-               duration(row.seconds));
+    print_output("test accuracy {}, {} with test-time augmentation, after {} of {} steps and {} of training\n",
+                 percent(row.test->accuracy), percent(row.test->accuracy_tta), row.step, total_steps_,
+                 duration(row.seconds));
   }
-  fmt::print("checkpoint    {}\ntry next      ./run eval --checkpoint {} --data {}\n", folder_.last(), folder_.last(),
-             options_.data);
+  print_output("checkpoint    {}\ntry next      ./run eval --checkpoint {} --data {}\n", folder_.last(), folder_.last(),
+               options_.data);
 }
 
 }  // namespace dattn
