@@ -53,11 +53,12 @@ ProgramResult run_program(const std::string& name, const std::string& arguments)
   return finish(start(command_line(name, arguments), folder / "out", folder / "err"), folder / "out", folder / "err");
 }
 
-ProgramResult run_and_signal(const std::string& name, const std::string& arguments, double seconds, int signal) {
+ProgramResult run_and_signal(const std::string& name, const std::string& arguments, double seconds, int signal,
+                             int times) {
   TemporaryFolder folder;
   const pid_t child = start(command_line(name, arguments), folder / "out", folder / "err");
   std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
-  kill(child, signal);
+  for (int i = 0; i < times; ++i) kill(child, signal);
   return finish(child, folder / "out", folder / "err");
 }
 

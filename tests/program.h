@@ -16,8 +16,9 @@ std::string program_path(const std::string& name);
 /// Runs `NAME ARGUMENTS` from build/*/bin through the shell and waits.
 ProgramResult run_program(const std::string& name, const std::string& arguments);
 
-/// Runs it, sends `signal` after `seconds`, and waits.
-ProgramResult run_and_signal(const std::string& name, const std::string& arguments, double seconds, int signal);
+/// Runs it, sends `signal` after `seconds`, so many times at once, and waits.
+ProgramResult run_and_signal(const std::string& name, const std::string& arguments, double seconds, int signal,
+                             int times = 1);
 
 /// A fresh empty folder that vanishes with the object.
 class TemporaryFolder {

@@ -183,7 +183,7 @@ TEST_F(TrainProgram, AnInterruptSavesAndStops) {
     EXPECT_EQ(std::memcmp(x.raw(), last("stopped").tensors.at(name).raw(), x.bytes()), 0) << name;
   }
   const auto hung_up =
-      run_and_signal("train", command("hung-up", kQuick + "--epochs 200"), small() ? 5.0 : 1.0, SIGHUP);
+      run_and_signal("train", command("hung-up", kQuick + "--epochs 200"), small() ? 5.0 : 1.0, SIGHUP, 3);
   EXPECT_EQ(hung_up.status, 130) << hung_up.output;
 }
 
@@ -204,6 +204,10 @@ TEST_F(TrainProgram, RefusesWhatCannotBe) {
       {"--attention-stride 2 --attention self", 2, "self looks at every pixel"},
       {"--attention-maps ''", 2, "--attention-maps: expected some of 31, 15, 7"},
       {"--attention-stride 8", 2, "8 is larger than the smallest map with attention, 7 x 7"},
+      {"--out ''", 2, "--out: expected a path, got nothing"},
+      {"--config ''", 2, "--config: expected a path, got nothing"},
+      {"--config /proc/self/mem", 2, "--config: the file cannot be read"},
+      {"--config /dev/zero", 2, "--config: expected a file of at most 1 MiB"},
       {"--resume", 2, "--out"},
       {"--out " + out("none") + " --resume", 1, "nothing to resume"},
       {command("x", fmt::format("--batch-size {}", 3 * kBatch + 1)), 1,
@@ -233,6 +237,12 @@ TEST_F(TrainProgram, KeepsARunThatIsThere) {
   const auto best = run_program("train", command("b", "--max-steps 1"));
   EXPECT_EQ(best.status, 1);
   EXPECT_NE(best.output.find("choose another --out, or delete that file"), std::string::npos) << best.output;
+  std::filesystem::create_directories(out("c"));
+  std::ofstream(out("c") + "/metrics.csv") << "of somebody else\n";
+  const auto metrics = run_program("train", command("c", "--max-steps 1"));
+  EXPECT_EQ(metrics.status, 1);
+  EXPECT_NE(metrics.output.find("holds the metrics of a run"), std::string::npos) << metrics.output;
+  EXPECT_EQ(read_text(out("c") + "/metrics.csv"), "of somebody else\n");
   const auto other = run_program("train", command("a", "--resume --lr-scale 2"));
   EXPECT_EQ(other.status, 1);
   EXPECT_NE(other.output.find("--lr-scale: the run has 1.0, asked for 2.0"), std::string::npos) << other.output;
@@ -367,6 +377,24 @@ TEST_F(TrainProgram, OutputThatCannotBeWrittenIsAnError) {
   EXPECT_EQ(nlohmann::json::parse(last("a").metadata.at("state")).at("step"), 3);
 }
 
+TEST_F(TrainProgram, TheStatusStandsWhereNoErrorCanBeWritten) {
+  EXPECT_EQ(run_program("train", "--data /nowhere 2> /dev/full").status, 1);
+  EXPECT_EQ(run_program("train", "--frobnicate 2> /dev/full").status, 2);
+  EXPECT_EQ(run_program("eval", "--checkpoint none --data none 2>&-").status, 1);
+  EXPECT_EQ(run_program("dattn_golden", "2> /dev/full").status, 2);
+}
+
+TEST_F(TrainProgram, AFolderThatIsReplacedIsLeftAlone) {
+  if (small()) GTEST_SKIP() << "a matter of time, which sanitizers stretch";
+  const auto lost =
+      run_program("train", command("lost", kQuick + fmt::format("--epochs 200 & p=$!; sleep 1; mv {0} {0}-old; "
+                                                                "mkdir {0}; kill -TERM $p; wait $p",
+                                                                out("lost"))));
+  EXPECT_EQ(lost.status, 1);
+  EXPECT_NE(lost.output.find("the run's folder was moved or replaced while it ran"), std::string::npos) << lost.output;
+  EXPECT_TRUE(std::filesystem::is_empty(out("lost")));
+}
+
 TEST_F(TrainProgram, AFileBeyondTheLimitIsAnError) {
   rlimit limit{};
   ::getrlimit(RLIMIT_FSIZE, &limit);
@@ -392,6 +420,7 @@ TEST_F(TrainProgram, EvalRefusesCheckpointsThatCannotBe) {
       {"model", R"({"attention_maps": [9]})", "expected a map's side of 31, 15, 7, found 9"},
       {"model", R"({"classes": 10.7})", "expected a whole number of classes, found 10.7"},
       {"options", "[1]", "no JSON objects"},
+      {"options", R"({"precision": [[[[[[[[[[[[1]]]]]]]]]]]]})", "`options` is nested too deep"},
       {"options", R"({"precision": 7})", "expected a precision of float32, bfloat16, found 7"},
   };
   for (const auto& [what, patch, text] : cases) {
@@ -406,6 +435,19 @@ TEST_F(TrainProgram, EvalRefusesCheckpointsThatCannotBe) {
     EXPECT_NE(result.output.find("checkpoint " + out("bad")), std::string::npos) << result.output;
     EXPECT_NE(result.output.find(text), std::string::npos) << result.output;
   }
+}
+
+TEST_F(TrainProgram, EvalRefusesNumbersThatAreNotFinite) {
+  ASSERT_EQ(run_program("train", command("a", kQuick + "--max-steps 1")).status, 0);
+  const StateFile good = last("a");
+  TensorMap tensors = good.tensors;
+  const std::string name = "model.group1.norm1.running_var";
+  ASSERT_TRUE(tensors.contains(name));
+  tensors.at(name) = Tensor::full(tensors.at(name).shape(), std::numeric_limits<double>::infinity());
+  write_state_file(out("bad"), tensors, good.metadata);
+  const auto result = run_program("eval", "--checkpoint " + out("bad") + " --data " + data());
+  EXPECT_EQ(result.status, 1);
+  EXPECT_NE(result.output.find("running_var holds numbers that are not finite"), std::string::npos) << result.output;
 }
 
 TEST_F(TrainProgram, EvalRefusesOtherClassesOfTheSameNumber) {
