@@ -7,12 +7,8 @@ option(DATTN_CUDNN "Convolutions by cuDNN where it is found, and by own kernels 
 
 set(DATTN_CUDA_BUILT OFF)
 if(DATTN_CUDA AND NOT DATTN_SANITIZE)
-  foreach(chosen "${CMAKE_CUDA_COMPILER}" "$ENV{CUDACXX}")  # by the user
-    if(chosen AND NOT DATTN_NVCC)
-      find_program(DATTN_NVCC "${chosen}")
-    endif()
-  endforeach()
-  find_program(DATTN_NVCC nvcc HINTS $ENV{CUDA_PATH}/bin PATHS /usr/local/cuda/bin)
+  # The user's choice comes first, where there is one.
+  find_program(DATTN_NVCC NAMES ${CMAKE_CUDA_COMPILER} $ENV{CUDACXX} nvcc HINTS $ENV{CUDA_PATH}/bin PATHS /usr/local/cuda/bin)
   if(NOT DATTN_NVCC AND NOT DATTN_CUDA STREQUAL "AUTO")
     message(FATAL_ERROR "CUDA: -DDATTN_CUDA=ON needs nvcc, which was not found: install the CUDA toolkit and put nvcc on PATH, or leave the option out")
   elseif(NOT DATTN_NVCC)

@@ -20,14 +20,8 @@ struct Sizes {
   std::int64_t N, H, W, C, O;
 };
 
-Tensor rounded(const Shape& shape, std::uint32_t lane) { return normal(shape, lane).to(Dtype::bfloat16); }
-
 // Filters that bfloat16 holds, so that only sums and results are rounded.
 Tensor filters(const Sizes& s) { return rounded({s.O, 3, 3, s.C}, 2).to(Dtype::float32); }
-
-void expect_near(const Tensor& found, const Tensor& right, std::int64_t terms, double roundings, const char* what) {
-  EXPECT_LE(distance(found, right), (float_bound(terms) + roundings * 0x1p-8) * largest(right)) << what;
-}
 
 constexpr Conv2dOptions kOptions{.padding = 1};
 

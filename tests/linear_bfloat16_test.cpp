@@ -18,12 +18,6 @@ struct Sizes {
   std::int64_t rows, in, out;
 };
 
-Tensor rounded(const Shape& shape, std::uint32_t lane) { return normal(shape, lane).to(Dtype::bfloat16); }
-
-void expect_near(const Tensor& found, const Tensor& right, std::int64_t terms, double roundings, const char* what) {
-  EXPECT_LE(distance(found, right), (float_bound(terms) + roundings * 0x1p-8) * largest(right)) << what;
-}
-
 // The weights are such that bfloat16 holds them, so that only sums and results are rounded.
 void expect_products(const Sizes& s) {
   SCOPED_TRACE(fmt::format("{} rows of {} to {}", s.rows, s.in, s.out));

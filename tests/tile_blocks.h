@@ -1,9 +1,13 @@
-// The ways to multiply tile blocks, for tests.
+// The ways to multiply tile blocks, and what their tests compare.
 #pragma once
 
 #include <gtest/gtest.h>
 
+#include <utility>
+
 #include "amx_instructions.h"
+#include "op_cases.h"
+#include "op_compare.h"
 
 namespace dattn::test {
 
@@ -30,6 +34,15 @@ void on_every_tile_block(F&& f) {
     const UseTileBlock use(function);
     f();
   }
+}
+
+/// Normal numbers that bfloat16 holds.
+inline Tensor rounded(const Shape& shape, std::uint32_t lane) { return normal(shape, lane).to(Dtype::bfloat16); }
+
+/// Expects `found` near the exact `right` after float32 sums of so many terms and so many roundings to bfloat16.
+inline void expect_near(const Tensor& found, const Tensor& right, std::int64_t terms, double roundings,
+                        const char* what) {
+  EXPECT_LE(distance(found, right), (float_bound(terms) + roundings * 0x1p-8) * largest(right)) << what;
 }
 
 }  // namespace dattn::test

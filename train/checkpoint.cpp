@@ -123,10 +123,8 @@ std::unique_ptr<Classifier> load_model(const Checkpoint& checkpoint) {
   auto model = make_model(checkpoint.info().model, random);
   checkpoint.load("model.", state_dict(*model));
   if (checkpoint.info().has_ema) checkpoint.load("ema.", state_dict(*model));
-  for (const auto& [name, tensor] : state_dict(*model)) {
-    check(std::isfinite(largest_magnitude(tensor)), "checkpoint {}: {} holds numbers that are not finite",
-          checkpoint.path(), name);
-  }
+  const std::string lost = first_not_finite(state_dict(*model));
+  check(lost.empty(), "checkpoint {}: {} holds numbers that are not finite", checkpoint.path(), lost);
   return model;
 }
 

@@ -282,12 +282,10 @@ bool Trainer::test_is_due() const {
 void Trainer::save(const std::string& path) {
   gather();
   const auto model = state_dict(*model_);
-  for (const auto& [name, x] : model) {
-    check(std::isfinite(largest_magnitude(x)),
-          "{} is not finite after step {}, learning rate {:.4g}, so nothing is saved\n"
-          "hint: try a smaller --lr-scale",
-          name, state_.step, state_.lr);
-  }
+  const std::string lost = first_not_finite(model);
+  check(lost.empty(),
+        "{} is not finite after step {}, learning rate {:.4g}, so nothing is saved\nhint: try a smaller --lr-scale",
+        lost, state_.step, state_.lr);
   const CheckpointInfo info{model_options(options_, data_.train.classes()),
                             data_.train.class_names,
                             data_.normalisation,

@@ -21,6 +21,13 @@ double largest_magnitude(const Tensor& x) {
   return largest;
 }
 
+std::string first_not_finite(const std::vector<NamedTensor>& tensors) {
+  for (const auto& [name, x] : tensors) {
+    if (!std::isfinite(largest_magnitude(x))) return name;
+  }
+  return {};
+}
+
 ActivationWatch::ActivationWatch() { watcher = this; }
 ActivationWatch::~ActivationWatch() { watcher = nullptr; }
 

@@ -10,6 +10,8 @@ namespace dattn {
 
 /// Largest absolute element; NaN if any is NaN.
 double largest_magnitude(const Tensor& x);
+/// The name of the first tensor with a number that is not finite; empty where all are.
+std::string first_not_finite(const std::vector<NamedTensor>& tensors);
 
 /// While one lives in a thread, watch() notes in it what passes.
 class ActivationWatch {
