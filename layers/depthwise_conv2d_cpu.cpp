@@ -7,6 +7,7 @@
 
 #include "core/parallel.h"
 #include "core/partial_sums.h"
+#include "core/prefetch.h"
 #include "core/simd.h"
 #include "layers/conv2d.h"
 #include "layers/conv2d_taps.h"
@@ -81,9 +82,12 @@ void gather(const Tensor& source, const Tensor& w, const Tensor& b, const Tensor
   S* to = target.data<S>();
   const std::int64_t tile =
       std::max<std::int64_t>(1, 4096 / std::max<std::int64_t>(1, Wt * g.C));  // rows: some microseconds of work
-  parallel_for(source.size(0) * Ht, tile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+  const std::int64_t rows = source.size(0) * Ht;
+  parallel_for(rows, tile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    auto ahead = Prefetch<S>::following(from, source.elements(), begin, end, rows, (end - begin) * Wt);
     for (std::int64_t r = begin; r < end; ++r) {
       for (std::int64_t j = 0; j < Wt; ++j) {
+        ahead.step();
         const std::int64_t at = (r * Wt + j) * g.C;
         g.pixel(from + r / Ht * image, r % Ht, j, plus ? plus + at : nullptr, to + at);
       }
@@ -106,48 +110,74 @@ HWY_INLINE void row_products(const S* x, std::int64_t step, const S* dy, std::in
   });
 }
 
-// One image: sums [Kh*Kw, C] += the filters' gradient.
-template <typename S, typename T>
-void filter_sums(const S* x, std::int64_t H, std::int64_t W, const S* dy, std::int64_t Ho, std::int64_t Wo,
-                 std::int64_t C, std::int64_t Kh, std::int64_t Kw, const Conv2dOptions& o, T* sums) {
-  for (std::int64_t i = 0; i < Ho; ++i) {
-    for (std::int64_t kh = 0; kh < Kh; ++kh) {
-      const std::int64_t h = i * o.stride - o.padding + kh * o.dilation;
-      if (h < 0 || h >= H) continue;
-      for (std::int64_t kw = 0; kw < Kw; ++kw) {
-        const std::int64_t shift = kw * o.dilation - o.padding;  // column j of dy meets column j stride + shift of x
-        const std::int64_t begin = shift >= 0 ? 0 : (-shift + o.stride - 1) / o.stride;
-        const std::int64_t end = shift >= W ? 0 : std::min(Wo, (W - 1 - shift) / o.stride + 1);
-        if (begin < end) {
-          row_products(x + (h * W + begin * o.stride + shift) * C, o.stride * C, dy + (i * Wo + begin) * C, end - begin,
-                       C, sums + (kh * Kw + kw) * C);
+// dw += the sums over images and pixels of dy times the places of x that a tap meets.
+template <typename S>
+class DepthwiseFilterGradient {
+ public:
+  using T = Exact<S>;
+
+  DepthwiseFilterGradient(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw)
+      : N(x.size(0)),
+        H(x.size(1)),
+        W(x.size(2)),
+        C(x.size(3)),
+        Ho(dy.size(1)),
+        Wo(dy.size(2)),
+        R(dw.size(0)),
+        Kh(dw.size(1)),
+        Kw(dw.size(2)),
+        o_(o),
+        x_(x.data<S>()),
+        dy_(dy.data<S>()),
+        dw_(dw.data<T>()) {}
+
+  void run() {
+    const std::int64_t taps = Kh * Kw;
+    PartialSums<T> sums(N, part_length(N, 1, kParts), taps * C);
+    sums.gather([&](std::int64_t begin, std::int64_t end, T* sum) HWY_ATTR {
+      for (std::int64_t n = begin; n < end; ++n) add_image(n, sum);
+    });
+    T* all = sums.part(0);
+    for (std::int64_t i = 1; i < sums.parts(); ++i) axpy<T>(sums.size(), T(1), sums.part(i), all);
+    for (std::int64_t c = 0; sums.parts() > 0 && c < C; ++c) {
+      for (std::int64_t k = 0; k < taps; ++k) dw_[c % R * taps + k] += all[k * C + c];
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kParts = 64;
+
+  // sums [Kh*Kw, C] += those of one image, while the next is asked for.
+  void add_image(std::int64_t n, T* sums) const {
+    const std::int64_t steps = Ho * Kh * Kw;
+    auto x_ahead = Prefetch<S>::following(x_, N * H * W * C, n, n + 1, N, steps);
+    auto dy_ahead = Prefetch<S>::following(dy_, N * Ho * Wo * C, n, n + 1, N, steps);
+    for (std::int64_t i = 0; i < Ho; ++i) {
+      for (std::int64_t kh = 0; kh < Kh; ++kh) {
+        const std::int64_t h = i * o_.stride - o_.padding + kh * o_.dilation;
+        if (h < 0 || h >= H) continue;
+        for (std::int64_t kw = 0; kw < Kw; ++kw) {
+          x_ahead.step(), dy_ahead.step();
+          add_row(x_ + (n * H + h) * W * C, dy_ + (n * Ho + i) * Wo * C, kw, sums + (kh * Kw + kw) * C);
         }
       }
     }
   }
-}
 
-constexpr std::int64_t kParts = 64;  // partial sums of the filters' gradient
-
-template <typename S>
-void filter_gradient(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {
-  const std::int64_t N = x.size(0), H = x.size(1), W = x.size(2), C = x.size(3), Ho = dy.size(1), Wo = dy.size(2);
-  const std::int64_t R = dw.size(0), Kh = dw.size(1), Kw = dw.size(2), taps = Kh * Kw;
-  using T = Exact<S>;
-  const S *px = x.data<S>(), *pdy = dy.data<S>();
-  T* pdw = dw.data<T>();
-  PartialSums<T> sums(N, part_length(N, 1, kParts), taps * C);
-  sums.gather([&](std::int64_t begin, std::int64_t end, T* sum) HWY_ATTR {
-    for (std::int64_t n = begin; n < end; ++n) {
-      filter_sums(px + n * H * W * C, H, W, pdy + n * Ho * Wo * C, Ho, Wo, C, Kh, Kw, o, sum);
-    }
-  });
-  T* all = sums.part(0);
-  for (std::int64_t i = 1; i < sums.parts(); ++i) axpy<T>(sums.size(), T(1), sums.part(i), all);
-  for (std::int64_t c = 0; sums.parts() > 0 && c < C; ++c) {
-    for (std::int64_t k = 0; k < taps; ++k) pdw[c % R * taps + k] += all[k * C + c];
+  // Column j of a row of dy meets column j stride + shift of a row of x.
+  void add_row(const S* x, const S* dy, std::int64_t kw, T* sums) const {
+    const std::int64_t shift = kw * o_.dilation - o_.padding;
+    const std::int64_t begin = shift >= 0 ? 0 : (-shift + o_.stride - 1) / o_.stride;
+    const std::int64_t end = shift >= W ? 0 : std::min(Wo, (W - 1 - shift) / o_.stride + 1);
+    if (begin >= end) return;
+    row_products(x + (begin * o_.stride + shift) * C, o_.stride * C, dy + begin * C, end - begin, C, sums);
   }
-}
+
+  const std::int64_t N, H, W, C, Ho, Wo, R, Kh, Kw;
+  const Conv2dOptions o_;
+  const S *x_, *dy_;
+  T* dw_;
+};
 
 void DepthwiseForward(const Tensor& x, const Tensor& w, const Tensor& b, const Tensor& addend, const Conv2dOptions& o,
                       Tensor& y) {
@@ -158,7 +188,8 @@ void DepthwiseBackwardData(const Tensor& dy, const Tensor& w, const Conv2dOption
                        [&]<typename S>() HWY_ATTR { gather<S>(dy, w, Tensor(), Tensor(), o, true, dx); });
 }
 void DepthwiseBackwardFilter(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw) {
-  dispatch_activations("conv2d", dy.dtype(), [&]<typename S>() HWY_ATTR { filter_gradient<S>(dy, x, o, dw); });
+  dispatch_activations("conv2d", dy.dtype(),
+                       [&]<typename S>() HWY_ATTR { DepthwiseFilterGradient<S>(dy, x, o, dw).run(); });
 }
 
 }  // namespace dattn::HWY_NAMESPACE

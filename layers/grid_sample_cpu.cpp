@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "core/parallel.h"
+#include "core/prefetch.h"
 #include "core/simd.h"
 #include "layers/grid_sample.h"
 
@@ -87,6 +88,12 @@ struct Samples {
   Corners<T> corners(std::int64_t n, std::int64_t sample, std::int64_t group) const {
     return Corners<T>(points + ((n * count + sample) * groups + group) * 2, height, width, options);
   }
+  // Asks for what the samples after [begin, end) need of a map [N, K, C], or of the image [N, H, W, C] if they lie
+  // evenly.
+  template <typename S>
+  Prefetch<S> ahead(const S* map, std::int64_t pixels, std::int64_t begin, std::int64_t end) const {
+    return Prefetch<S>::following(map, images * pixels * channels, begin, end, images * count, end - begin);
+  }
   // Offset of a group's channels of one pixel, and of one sample.
   std::int64_t pixel(std::int64_t n, std::int64_t at, std::int64_t group) const {
     return (n * height * width + at) * channels + group * group_channels;
@@ -125,7 +132,9 @@ void GridSampleForward(const Tensor& x, const Tensor& points, const GridSampleOp
     const S* px = x.data<S>();
     S* py = y.data<S>();
     parallel_for(s.images * s.count, kPointTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+      auto ahead = s.ahead(px, s.height * s.width, begin, end);
       for (std::int64_t i = begin; i < end; ++i) {
+        ahead.step();
         const std::int64_t n = i / s.count, k = i % s.count;
         for (std::int64_t g = 0; g < s.groups; ++g) {
           blend(s.corners(n, k, g), s.group_channels, px + s.pixel(n, 0, g), s.channels, py + s.sample(n, k, g));
@@ -135,27 +144,34 @@ void GridSampleForward(const Tensor& x, const Tensor& points, const GridSampleOp
   });
 }
 
-// Samples of one group may meet in a pixel, so a task owns a band of rows of one image and group, and walks over all
-// samples.
+// Samples of one group may meet in a pixel, so a task walks over all samples of its pixels: those of an image, or where
+// images are few, of one group in a band of its rows.
 void GridSampleBackwardX(const Tensor& dy, const Tensor& points, const GridSampleOptions& options, Tensor& dx) {
-  constexpr std::int64_t kTasks = 16;  // few images are cut into bands to give about so many
+  constexpr std::int64_t kTasks = 16;  // few images are cut to give about so many
   dispatch_float("grid_sample", dx.dtype(), [&]<typename T>() HWY_ATTR {
     const Samples<T> s(dx, points, options);
     const T* pdy = dy.data<T>();
     T* pdx = dx.data<T>();
-    const std::int64_t planes = s.images * s.groups;
+    const std::int64_t together = s.images >= kTasks ? s.groups : 1, planes = s.images * s.groups / together;
     if (planes == 0) return;
     const std::int64_t bands = std::min(s.height, tile_count(kTasks, planes)), rows = tile_count(s.height, bands);
     parallel_for(planes * bands, 1, [&](std::int64_t task, std::int64_t) HWY_ATTR {
-      const std::int64_t n = task / bands / s.groups, g = task / bands % s.groups, band = task % bands;
+      const std::int64_t plane = task / bands, band = task % bands, n = plane * together / s.groups;
+      const std::int64_t first = plane * together % s.groups, last = first + together;
       const std::int64_t begin = std::min(s.height, band * rows) * s.width;
       const std::int64_t end = std::min(s.height, (band + 1) * rows) * s.width;
-      for (std::int64_t at = begin; at < end; ++at) std::fill_n(pdx + s.pixel(n, at, g), s.group_channels, T(0));
+      for (std::int64_t at = begin; at < end; ++at) {
+        std::fill_n(pdx + s.pixel(n, at, first), together * s.group_channels, T(0));
+      }
+      auto ahead = s.ahead(pdy, together == s.groups ? s.count : 0, n * s.count, (n + 1) * s.count);
       for (std::int64_t k = 0; k < s.count; ++k) {
-        const Corners<T> corners = s.corners(n, k, g);
-        for (int i = 0; i < corners.count; ++i) {
-          if (corners.pixel[i] < begin || corners.pixel[i] >= end) continue;
-          axpy(s.group_channels, corners.weight[i], pdy + s.sample(n, k, g), pdx + s.pixel(n, corners.pixel[i], g));
+        ahead.step();
+        for (std::int64_t g = first; g < last; ++g) {
+          const Corners<T> corners = s.corners(n, k, g);
+          for (int i = 0; i < corners.count; ++i) {
+            if (corners.pixel[i] < begin || corners.pixel[i] >= end) continue;
+            axpy(s.group_channels, corners.weight[i], pdy + s.sample(n, k, g), pdx + s.pixel(n, corners.pixel[i], g));
+          }
         }
       }
     });
@@ -170,7 +186,10 @@ void GridSampleBackwardPoints(const Tensor& dy, const Tensor& x, const Tensor& p
     T* dp = dpoints.data<T>();
     const int x_at = options.order == PointOrder::xy ? 0 : 1;
     parallel_for(s.images * s.count, kPointTile, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+      auto dy_ahead = s.ahead(pdy, s.count, begin, end);
+      auto x_ahead = s.ahead(px, s.height * s.width, begin, end);
       for (std::int64_t i = begin * s.groups; i < end * s.groups; ++i) {
+        if (i % s.groups == 0) dy_ahead.step(), x_ahead.step();
         const std::int64_t n = i / s.groups / s.count, k = i / s.groups % s.count, g = i % s.groups;
         const Corners<T> corners = s.corners(n, k, g);
         T sum_y = 0, sum_x = 0;

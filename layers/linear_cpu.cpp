@@ -62,11 +62,13 @@ void few_rows(const Tensor& x, const T* w, const T* b, Tensor& y) {
     for (; tile < end; ++tile) {
       const std::int64_t row = tile / tiles * kTileRows, rows_here = std::min(kTileRows, rows - row);
       const std::int64_t first = tile % tiles * kTileOutputs, last = std::min(n, first + kTileOutputs);
+      auto ahead = Prefetch<S>::following(px, first == 0 ? rows * k : 0, row, row + rows_here, rows, rows_here);
       for (std::int64_t o = first; o < last; o += kDotOutputs) {
         const T* weights[kDotOutputs];  // outputs beyond the last repeat one
         for (std::int64_t j = 0; j < kDotOutputs; ++j) weights[j] = w + std::min(o + j, last - 1) * k;
         add_row_dots<S>(false, rows_here, k, weights, [&](std::int64_t r, const S*& in, DotSums<T>*& sum) HWY_ATTR {
           in = px + (row + r) * k, sum = sums + r;
+          ahead.step();
         });
         for (std::int64_t r = 0; r < rows_here; ++r) {
           store_dots(sums[r], b ? b + o : nullptr, std::min<std::int64_t>(kDotOutputs, last - o),

@@ -193,7 +193,9 @@ class Winograd {
     const Cut cut = block.cut;
     for (std::int64_t t = block.begin; t < block.end; ++t, m += places.row) {
       const auto pixels = target_.locate(cut, t, nowhere.data());
+      const auto next = target_.locate(cut, std::min(t + 1, block.end - 1), nowhere.data());
       for_channels(Wide<float>(), first, last, [&](auto d, std::int64_t c) HWY_ATTR {
+        Target::template ask_for<Access::write>(next, c);
         hn::Vec<decltype(d)> x[kIn][kIn], y[kOut][kOut];
         for_square<kIn>(cut.height + 2, cut.width + 2, [&](int i, int j) HWY_ATTR {
           x[i][j] = hn::LoadU(d, m + (i * kIn + j) * places.place + c - first);

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "core/parallel.h"
+#include "core/prefetch.h"
 #include "core/simd.h"
 #include "core/tensor.h"
 #include "layers/pool_taps-inl.h"
@@ -52,6 +53,13 @@ struct Squares {
     return pixels;
   }
 
+  // Asks for channels from c on of the pixels that a square does not share with those above it and to its left.
+  template <Access kAccess>
+  static HWY_INLINE void ask_for(const Pixels& pixels, std::int64_t c) {
+    for (int i = kMore; i < kSide; ++i) {
+      for (int j = kMore; j < kSide; ++j) prefetch_line<kAccess>(pixels.at[i][j] + c);
+    }
+  }
   // Channels [c, c + lanes) of a square.
   template <class D, class V = hn::Vec<D>>
   static HWY_INLINE void load_square(D d, const Cut& cut, const Pixels& pixels, std::int64_t c, V (&x)[kSide][kSide]) {
@@ -106,6 +114,16 @@ struct PooledSquares {
     return pixels;
   }
 
+  template <Access kAccess>
+  static HWY_INLINE void ask_for(const Pixels& pixels, std::int64_t c) {
+    for (int i = 0; i < kWindows; ++i) {
+      for (int j = 0; j < kWindows; ++j) {
+        prefetch_line<kAccess>(pixels.at[i][j] + c);
+        prefetch_line<kAccess>(pixels.tap[i][j] + c);
+      }
+    }
+  }
+
   template <class D, class V = hn::Vec<D>>
   static HWY_INLINE void load_square(D d, const Cut& cut, const Pixels& pixels, std::int64_t c, V (&x)[kSide][kSide]) {
     const hn::RebindToUnsigned<D> du;
@@ -153,14 +171,15 @@ struct Places {
   std::size_t size() const { return static_cast<std::size_t>(kPlaces * place); }
 };
 
-// M x M' of a block of squares, all channels.
+// M x M' of a block of squares, all channels. The pixels of the next square are asked for meanwhile.
 template <class M, class From>
 void transform_squares(const From& from, const Block& block, typename From::Element* zeros, const Places& places,
                        float* to) {
   const Cut cut = block.cut;
   for (std::int64_t t = block.begin; t < block.end; ++t, to += places.row) {
-    const auto pixels = from.locate(cut, t, zeros);
+    const auto pixels = from.locate(cut, t, zeros), next = from.locate(cut, std::min(t + 1, block.end - 1), zeros);
     for_channels(Wide<float>(), 0, from.C, [&](auto d, std::int64_t c) HWY_ATTR {
+      From::template ask_for<Access::read>(next, c);
       hn::Vec<decltype(d)> x[M::kFrom][M::kFrom], y[M::kTo][M::kTo];
       From::load_square(d, cut, pixels, c, x);
       transform<M>(d, cut, x, y);
