@@ -12,6 +12,7 @@
 #include "core/simd.h"
 #include "layers/conv2d.h"
 #include "layers/conv2d_bfloat16.h"
+#include "layers/conv2d_taps.h"
 #include "layers/multiply_block-inl.h"
 #include "layers/winograd.h"
 
@@ -134,16 +135,14 @@ class FilterGradient {
     for (std::int64_t kh = 0; kh < Kh_; ++kh) {
       for (std::int64_t kw = 0; kw < Kw_; ++kw) {
         run_begin[kh * Kw_ + kw] = count;
-        const std::int64_t shift = kw * o_.dilation - o_.padding;  // column j of dy meets column j stride + shift of x
-        const std::int64_t j_begin = shift >= 0 ? 0 : (-shift + o_.stride - 1) / o_.stride;
-        const std::int64_t j_end = shift >= W_ ? 0 : std::min(Wo_, (W_ - 1 - shift) / o_.stride + 1);
-        for (std::int64_t r = begin; r < end && j_begin < j_end; ++r) {
+        const TapTargets columns(kw, Wo_, W_, o_);
+        for (std::int64_t r = begin; r < end && columns.begin < columns.end; ++r) {
           const std::int64_t h = r % Ho_ * o_.stride - o_.padding + kh * o_.dilation;
           if (h < 0 || h >= H_) continue;
-          const std::int64_t dy_at = (r - begin) * Wo_ + j_begin;
-          const std::int64_t x_at = (r / Ho_ * H_ + h - x_begin) * W_ + j_begin * o_.stride + shift;
-          runs[count++] = x_in_rows_ ? Run{x_at * x_.width, dy_at * dy_.width, j_end - j_begin}
-                                     : Run{dy_at * dy_.width, x_at * x_.width, j_end - j_begin};
+          const std::int64_t dy_at = (r - begin) * Wo_ + columns.begin;
+          const std::int64_t x_at = (r / Ho_ * H_ + h - x_begin) * W_ + columns.begin * o_.stride + columns.shift;
+          runs[count++] = x_in_rows_ ? Run{x_at * x_.width, dy_at * dy_.width, columns.end - columns.begin}
+                                     : Run{dy_at * dy_.width, x_at * x_.width, columns.end - columns.begin};
         }
       }
     }

@@ -1,6 +1,7 @@
 // Which taps of a kernel meet which places of the source, along one side of a convolution.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -12,6 +13,16 @@ namespace dattn {
 
 template <typename T>
 using PoolVector = std::vector<T, PoolAllocator<T>>;
+
+/// The targets [begin, end) that one tap of a kernel finds inside the source: target t meets place t stride + shift.
+struct TapTargets {
+  std::int64_t shift, begin, end;
+
+  TapTargets(std::int64_t tap, std::int64_t targets, std::int64_t sources, const Conv2dOptions& o)
+      : shift(tap * o.dilation - o.padding),
+        begin(shift >= 0 ? 0 : (-shift + o.stride - 1) / o.stride),
+        end(shift >= sources ? 0 : std::min(targets, (sources - 1 - shift) / o.stride + 1)) {}
+};
 
 /// Forward, a target is a place of y, and tap k meets place t s - p + k d of the source x. For the data gradient, a
 /// target is a place of dx, the taps are those of the flipped kernel (tap k stands for filter row K - 1 - k), and it

@@ -117,30 +117,30 @@ class DepthwiseFilterGradient {
   using T = Exact<S>;
 
   DepthwiseFilterGradient(const Tensor& dy, const Tensor& x, const Conv2dOptions& o, Tensor& dw)
-      : N(x.size(0)),
-        H(x.size(1)),
-        W(x.size(2)),
-        C(x.size(3)),
-        Ho(dy.size(1)),
-        Wo(dy.size(2)),
-        R(dw.size(0)),
-        Kh(dw.size(1)),
-        Kw(dw.size(2)),
+      : N_(x.size(0)),
+        H_(x.size(1)),
+        W_(x.size(2)),
+        C_(x.size(3)),
+        Ho_(dy.size(1)),
+        Wo_(dy.size(2)),
+        R_(dw.size(0)),
+        Kh_(dw.size(1)),
+        Kw_(dw.size(2)),
         o_(o),
         x_(x.data<S>()),
         dy_(dy.data<S>()),
         dw_(dw.data<T>()) {}
 
   void run() {
-    const std::int64_t taps = Kh * Kw;
-    PartialSums<T> sums(N, part_length(N, 1, kParts), taps * C);
+    const std::int64_t taps = Kh_ * Kw_;
+    PartialSums<T> sums(N_, part_length(N_, 1, kParts), taps * C_);
     sums.gather([&](std::int64_t begin, std::int64_t end, T* sum) HWY_ATTR {
       for (std::int64_t n = begin; n < end; ++n) add_image(n, sum);
     });
     T* all = sums.part(0);
     for (std::int64_t i = 1; i < sums.parts(); ++i) axpy<T>(sums.size(), T(1), sums.part(i), all);
-    for (std::int64_t c = 0; sums.parts() > 0 && c < C; ++c) {
-      for (std::int64_t k = 0; k < taps; ++k) dw_[c % R * taps + k] += all[k * C + c];
+    for (std::int64_t c = 0; sums.parts() > 0 && c < C_; ++c) {
+      for (std::int64_t k = 0; k < taps; ++k) dw_[c % R_ * taps + k] += all[k * C_ + c];
     }
   }
 
@@ -149,31 +149,30 @@ class DepthwiseFilterGradient {
 
   // sums [Kh*Kw, C] += those of one image, while the next is asked for.
   void add_image(std::int64_t n, T* sums) const {
-    const std::int64_t steps = Ho * Kh * Kw;
-    auto x_ahead = Prefetch<S>::following(x_, N * H * W * C, n, n + 1, N, steps);
-    auto dy_ahead = Prefetch<S>::following(dy_, N * Ho * Wo * C, n, n + 1, N, steps);
-    for (std::int64_t i = 0; i < Ho; ++i) {
-      for (std::int64_t kh = 0; kh < Kh; ++kh) {
+    const std::int64_t steps = Ho_ * Kh_ * Kw_;
+    auto x_ahead = Prefetch<S>::following(x_, N_ * H_ * W_ * C_, n, n + 1, N_, steps);
+    auto dy_ahead = Prefetch<S>::following(dy_, N_ * Ho_ * Wo_ * C_, n, n + 1, N_, steps);
+    for (std::int64_t i = 0; i < Ho_; ++i) {
+      for (std::int64_t kh = 0; kh < Kh_; ++kh) {
         const std::int64_t h = i * o_.stride - o_.padding + kh * o_.dilation;
-        if (h < 0 || h >= H) continue;
-        for (std::int64_t kw = 0; kw < Kw; ++kw) {
+        if (h < 0 || h >= H_) continue;
+        for (std::int64_t kw = 0; kw < Kw_; ++kw) {
           x_ahead.step(), dy_ahead.step();
-          add_row(x_ + (n * H + h) * W * C, dy_ + (n * Ho + i) * Wo * C, kw, sums + (kh * Kw + kw) * C);
+          add_row(x_ + (n * H_ + h) * W_ * C_, dy_ + (n * Ho_ + i) * Wo_ * C_, kw, sums + (kh * Kw_ + kw) * C_);
         }
       }
     }
   }
 
-  // Column j of a row of dy meets column j stride + shift of a row of x.
+  // Those of one row of dy and the row of x that it meets.
   void add_row(const S* x, const S* dy, std::int64_t kw, T* sums) const {
-    const std::int64_t shift = kw * o_.dilation - o_.padding;
-    const std::int64_t begin = shift >= 0 ? 0 : (-shift + o_.stride - 1) / o_.stride;
-    const std::int64_t end = shift >= W ? 0 : std::min(Wo, (W - 1 - shift) / o_.stride + 1);
-    if (begin >= end) return;
-    row_products(x + (begin * o_.stride + shift) * C, o_.stride * C, dy + begin * C, end - begin, C, sums);
+    const TapTargets columns(kw, Wo_, W_, o_);
+    if (columns.begin >= columns.end) return;
+    row_products(x + (columns.begin * o_.stride + columns.shift) * C_, o_.stride * C_, dy + columns.begin * C_,
+                 columns.end - columns.begin, C_, sums);
   }
 
-  const std::int64_t N, H, W, C, Ho, Wo, R, Kh, Kw;
+  const std::int64_t N_, H_, W_, C_, Ho_, Wo_, R_, Kh_, Kw_;
   const Conv2dOptions o_;
   const S *x_, *dy_;
   T* dw_;

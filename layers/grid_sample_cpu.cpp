@@ -155,6 +155,7 @@ void GridSampleBackwardX(const Tensor& dy, const Tensor& points, const GridSampl
     const std::int64_t together = s.images >= kTasks ? s.groups : 1, planes = s.images * s.groups / together;
     if (planes == 0) return;
     const std::int64_t bands = std::min(s.height, tile_count(kTasks, planes)), rows = tile_count(s.height, bands);
+    const bool whole = planes * bands == s.images;  // then a task has an image, and the next task the next
     parallel_for(planes * bands, 1, [&](std::int64_t task, std::int64_t) HWY_ATTR {
       const std::int64_t plane = task / bands, band = task % bands, n = plane * together / s.groups;
       const std::int64_t first = plane * together % s.groups, last = first + together;
@@ -163,7 +164,7 @@ void GridSampleBackwardX(const Tensor& dy, const Tensor& points, const GridSampl
       for (std::int64_t at = begin; at < end; ++at) {
         std::fill_n(pdx + s.pixel(n, at, first), together * s.group_channels, T(0));
       }
-      auto ahead = s.ahead(pdy, together == s.groups ? s.count : 0, n * s.count, (n + 1) * s.count);
+      auto ahead = s.ahead(pdy, whole ? s.count : 0, n * s.count, (n + 1) * s.count);
       for (std::int64_t k = 0; k < s.count; ++k) {
         ahead.step();
         for (std::int64_t g = first; g < last; ++g) {

@@ -191,9 +191,10 @@ class Winograd {
     Scratch<typename Target::Element> nowhere(static_cast<std::size_t>(target_.C));
     last = std::min(last, target_.C);
     const Cut cut = block.cut;
+    auto next = target_.locate(cut, block.begin, nowhere.data());
     for (std::int64_t t = block.begin; t < block.end; ++t, m += places.row) {
-      const auto pixels = target_.locate(cut, t, nowhere.data());
-      const auto next = target_.locate(cut, std::min(t + 1, block.end - 1), nowhere.data());
+      const auto pixels = next;
+      if (t + 1 < block.end) next = target_.locate(cut, t + 1, nowhere.data());
       for_channels(Wide<float>(), first, last, [&](auto d, std::int64_t c) HWY_ATTR {
         Target::template ask_for<Access::write>(next, c);
         hn::Vec<decltype(d)> x[kIn][kIn], y[kOut][kOut];

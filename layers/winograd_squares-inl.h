@@ -114,6 +114,7 @@ struct PooledSquares {
     return pixels;
   }
 
+  // The same of windows: all, as it is few that squares share.
   template <Access kAccess>
   static HWY_INLINE void ask_for(const Pixels& pixels, std::int64_t c) {
     for (int i = 0; i < kWindows; ++i) {
@@ -176,8 +177,10 @@ template <class M, class From>
 void transform_squares(const From& from, const Block& block, typename From::Element* zeros, const Places& places,
                        float* to) {
   const Cut cut = block.cut;
+  auto next = from.locate(cut, block.begin, zeros);
   for (std::int64_t t = block.begin; t < block.end; ++t, to += places.row) {
-    const auto pixels = from.locate(cut, t, zeros), next = from.locate(cut, std::min(t + 1, block.end - 1), zeros);
+    const auto pixels = next;
+    if (t + 1 < block.end) next = from.locate(cut, t + 1, zeros);
     for_channels(Wide<float>(), 0, from.C, [&](auto d, std::int64_t c) HWY_ATTR {
       From::template ask_for<Access::read>(next, c);
       hn::Vec<decltype(d)> x[M::kFrom][M::kFrom], y[M::kTo][M::kTo];
