@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "core/ops.h"
+#include "core/output.h"
 #include "core/parallel.h"
 #include "layers/dattention.h"
 
@@ -27,6 +28,13 @@ double peak_gib() {
   return static_cast<double>(usage.ru_maxrss) / (1 << 20);
 }
 
+// At once, also where output is no terminal: the lines are minutes apart.
+template <typename... Args>
+void print_line(fmt::format_string<Args...> format, Args&&... args) {
+  print_output(format, std::forward<Args>(args)...);
+  flush_output();
+}
+
 int run(std::int64_t size) {
   constexpr std::int64_t kChannels = 64, kHeads = 8, kStride = 8;
   Random random(0, Purpose::init);
@@ -43,30 +51,27 @@ int run(std::int64_t size) {
   x.track();
 
   const auto pixels = static_cast<double>(size * size), samples = pixels / (kStride * kStride);
-  fmt::print("map {0} x {0} x {1}, {2} heads, {3:.0f} samples, {4} threads\n", size, kChannels, kHeads, samples,
+  print_line("map {0} x {0} x {1}, {2} heads, {3:.0f} samples, {4} threads\n", size, kChannels, kHeads, samples,
              thread_count());
-  fmt::print("scores of all heads, were they held: {:.1f} GB\n", pixels * samples * kHeads * sizeof(float) / 1e9);
+  print_line("scores of all heads, were they held: {:.1f} GB\n", pixels * samples * kHeads * sizeof(float) / 1e9);
   Tensor y;
-  fmt::print("forward   {:9.1f} s\n", seconds_of([&] { y = attention(x); }));
-  fmt::print("backward  {:9.1f} s\n", seconds_of([&] { backward(sum(y)); }));
-  fmt::print("peak      {:9.2f} GiB of resident memory\n", peak_gib());
+  print_line("forward   {:9.1f} s\n", seconds_of([&] { y = attention(x); }));
+  print_line("backward  {:9.1f} s\n", seconds_of([&] { backward(sum(y)); }));
+  print_line("peak      {:9.2f} GiB of resident memory\n", peak_gib());
   return 0;
 }
 
 }  // namespace
 
-int main(int argc, char** argv) try {
+int main(int argc, char** argv) {
   std::int64_t size = 1024;
   if (argc > 1) {
     const char* end = argv[1] + std::strlen(argv[1]);
     const auto [last, error] = std::from_chars(argv[1], end, size);
     if (argc > 2 || error != std::errc() || last != end || size < 8 || size % 8 != 0) {
-      fmt::print(stderr, "usage: large_image [SIZE]   pixels on a side, a multiple of 8 [1024]\n");
+      print_error("usage: large_image [SIZE]   pixels on a side, a multiple of 8 [1024]\n");
       return 2;
     }
   }
-  return run(size);
-} catch (const std::exception& error) {
-  fmt::print(stderr, "large_image: {}\n", error.what());
-  return 1;
+  return run_program("large_image", [&] { return run(size); });
 }

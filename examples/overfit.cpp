@@ -1,6 +1,5 @@
 // Learns to tell points inside a circle from points outside with a network of two layers: the library in forty lines.
-#include <fmt/format.h>
-
+#include "core/output.h"
 #include "layers/activation.h"
 #include "layers/linear.h"
 #include "layers/loss.h"
@@ -19,7 +18,7 @@ struct Network {
   }
 };
 
-int main() {
+static int learn() {
   Random random(1, Purpose::init);
   constexpr std::int64_t kPoints = 256;
   Tensor x = Tensor::empty({kPoints, 2}), target = Tensor::empty({kPoints}, Dtype::int64);
@@ -30,7 +29,7 @@ int main() {
   }
 
   Network network(random);
-  fmt::print("{}", summary(parameters(network), buffers(network)));
+  print_output("{}", summary(parameters(network), buffers(network)));
   FlatParameters flat({parameters(network)});
   AdamW adamw({{flat.group(0), 0.02}});
   for (int step = 0; step <= 300; ++step) {
@@ -38,6 +37,9 @@ int main() {
     const Tensor loss = cross_entropy(network(x), target);
     backward(loss);
     adamw.step();
-    if (step % 50 == 0) fmt::print("step {:3}  loss {:.4f}\n", step, loss.item());
+    if (step % 50 == 0) print_output("step {:3}  loss {:.4f}\n", step, loss.item());
   }
+  return 0;
 }
+
+int main() { return run_program("overfit", learn); }
