@@ -148,7 +148,7 @@ void RunFolder::write_metrics(const std::vector<MetricsRow>& rows) const {
     }
     text += "\n";
   }
-  write_whole_text(metrics(), text);
+  put([&] { write_whole_text(metrics(), text); });
 }
 
 void RunFolder::write_run(const nlohmann::json& options, const nlohmann::json& facts) const {

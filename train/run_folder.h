@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/error.h"
 #include "core/whole_file.h"
 #include "train/options.h"
 
@@ -47,8 +48,18 @@ class RunFolder {
   std::string best() const { return path_ + "/best.safetensors"; }
   std::string metrics() const { return path_ + "/metrics.csv"; }
   std::string run() const { return path_ + "/run.json"; }
-  /// Error where another folder lies at path() by now: what is written would be among another run's files.
-  void expect_in_place() const;
+  /// Calls `write`, which puts a file into the folder. Error where another folder lies at path() by now: the file would
+  /// be among another run's.
+  template <typename F>
+  void put(F&& write) const {
+    expect_in_place();
+    try {
+      write();
+    } catch (const Error&) {
+      expect_in_place();  // which says more than the write where the folder went away meanwhile
+      throw;
+    }
+  }
   void write_metrics(const std::vector<MetricsRow>& rows) const;
   /// Every option, and with which program, compiler and processor the run is made.
   void write_run(const nlohmann::json& options, const nlohmann::json& facts) const;
@@ -56,6 +67,7 @@ class RunFolder {
  private:
   /// Keeps other processes out as long as this object lives, where the file system can.
   void lock();
+  void expect_in_place() const;
 
   std::string path_;
   bool resume_;

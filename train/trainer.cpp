@@ -292,8 +292,7 @@ void Trainer::save(const std::string& path) {
                             fingerprint_,
                             result_options(options_),
                             state_};
-  folder_.expect_in_place();
-  write_checkpoint(path, info, model, averaged_tensors(), optimizer_tensors());
+  folder_.put([&] { write_checkpoint(path, info, model, averaged_tensors(), optimizer_tensors()); });
   saved_step_ = state_.step;
 }
 
