@@ -6,7 +6,9 @@ add_library(dattn_flags INTERFACE)
 target_compile_options(dattn_flags INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow;-ffp-contract=off;$<$<BOOL:${DATTN_WERROR}>:-Werror>>")
 # Instruction sets compiled for x86-64: AVX2, AVX-512, and plain scalar code for whatever has neither. AVX3_DL, which -march=native brings
 # in on some machines, is left out: its TruncateTo from 32 to 8 bits is wrong in Highway 1.0.3 (bytes are permuted as if they were words).
-target_compile_definitions(dattn_flags INTERFACE "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4|HWY_AVX3_DL)")
+# For Arm: NEON. SVE's vectors, whose length the compiler does not know, cannot be in arrays, as blocks of sums are.
+target_compile_definitions(dattn_flags INTERFACE
+                           "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4|HWY_AVX3_DL|HWY_SVE|HWY_SVE_256|HWY_SVE2|HWY_SVE2_128)")
 # Under sanitizers kernels are compiled for this machine alone, as each instruction set takes minutes; and what
 # AddressSanitizer sees anyhow is not checked twice.
 # GCC warns of uninitialised memory in the standard library where sanitizers have changed the code (GCC bug 105562), and in its own

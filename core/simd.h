@@ -65,6 +65,14 @@ HWY_INLINE void store(V v, D d, bfloat16* to) {
   hn::StoreU(hn::DemoteTo(d16, hn::BitCast(signed32, either)), d16, reinterpret_cast<std::uint16_t*>(to));
 }
 
+/// The larger of x and `least`, and NaN where x is NaN. (Of a NaN and a number, hn::Max gives its second argument on x86,
+/// the number on Arm and in plain code.)
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V at_least(D /* d */, V x, V least) {
+  constexpr bool kSecond = HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR;
+  return kSecond ? hn::Max(least, x) : hn::IfThenElse(hn::Lt(x, least), least, x);
+}
+
 /// Calls f(d, i) for i = 0, lanes, 2 lanes, ... with the tag of a full vector, then element by element.
 template <typename T, typename F>
 HWY_INLINE void for_lanes(std::int64_t n, F&& f) {

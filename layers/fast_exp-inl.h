@@ -65,9 +65,7 @@ HWY_INLINE V fast_exp(D d, V x) {
     static constexpr auto kPowers = powers_of_two<kBits>();
     const hn::RebindToUnsigned<D> du;
     const auto log2e = hn::Set(d, 1.44269504f);
-    const auto least = hn::Set(d, -86.0f);
-    // Of a NaN and a number, Max gives the second on x86, NaN on Arm, the number in plain code.
-    x = HWY_TARGET == HWY_SCALAR ? hn::IfThenElse(hn::Lt(x, least), least, x) : hn::Max(least, x);
+    x = at_least(d, x, hn::Set(d, -86.0f));
     const auto shifted = hn::MulAdd(x, log2e, hn::Set(d, kRound));
     const auto r = hn::MulSub(x, log2e, hn::Sub(shifted, hn::Set(d, kRound)));
     const auto n = hn::BitCast(du, shifted);

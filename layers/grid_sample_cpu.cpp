@@ -106,7 +106,7 @@ struct Samples {
 // y = the weighted sum of the corners' rows of n channels; `x` is the first pixel's, pixels are `step` elements apart.
 template <typename S, typename T>
 HWY_INLINE void blend(const Corners<T>& corners, std::int64_t n, const S* x, std::int64_t step, S* y) {
-  const S* row[4];
+  const S* row[4] = {};
   for (int i = 0; i < corners.count; ++i) row[i] = x + corners.pixel[i] * step;
   const T* w = corners.weight;
   if (corners.count == 4) {

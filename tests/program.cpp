@@ -41,7 +41,7 @@ ProgramResult finish(pid_t child, const std::string& out, const std::string& err
 }
 
 std::string command_line(const std::string& name, const std::string& arguments) {
-  return "exec " + program_path(name) + " " + arguments;
+  return "exec " DATTN_EMULATOR " " + program_path(name) + " " + arguments;  // no emulator but in a cross-build
 }
 
 }  // namespace
