@@ -138,7 +138,7 @@ __device__ BiasPoint log_cpb(const DeviceBias& b, int head, const float4& sample
   float value = 0, by_fy = 0, by_fx = 0;
   for (int c = 0; c < b.hidden; ++c) {
     const float unit = hidden_unit(b, c, fy, fx), weight = w2[c];
-    if (!(unit > 0)) continue;
+    if (unit <= 0) continue;  // not NaN, which must show
     value = fmaf(weight, unit, value);
     if constexpr (kSlopes) {
       by_fy = fmaf(weight, b.w1[2 * c], by_fy);

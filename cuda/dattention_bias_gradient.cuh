@@ -132,7 +132,7 @@ __device__ inline void add_log_cpb(const DeviceBias& b, const ScoreTile& t, Shar
         for (int from = 0; from < min(kWarpThreads, t.queries - i); ++from) {
           const float fy = __shfl_sync(kFullWarp, own_fy, from), fx = __shfl_sync(kFullWarp, own_fx, from);
           const float g = __shfl_sync(kFullWarp, own_score, from), h = fmaf(wx, fx, fmaf(wy, fy, start));
-          if (!(h > 0)) continue;
+          if (h <= 0) continue;
           const float dunit = g * weight;
           sum[0] = fmaf(g, h, sum[0]), sum[1] += dunit;
           sum[2] = fmaf(dunit, fy, sum[2]), sum[3] = fmaf(dunit, fx, sum[3]);

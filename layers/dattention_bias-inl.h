@@ -317,7 +317,7 @@ void log_cpb_forward(const Bias<T>& bias, const Tile& t, T* s) {
       const auto fx = log_distance(d, bias.query_x + t.query + i, position[1]);
       auto sum = hn::Zero(d);
       for (std::int64_t c = 0; c < bias.hidden; ++c) {
-        sum = hn::MulAdd(hn::Set(d, w2[c]), hn::Max(hidden_unit(d, bias, c, fy, fx), hn::Zero(d)), sum);
+        sum = hn::MulAdd(hn::Set(d, w2[c]), at_least(d, hidden_unit(d, bias, c, fy, fx), hn::Zero(d)), sum);
       }
       hn::StoreU(sum, d, s + j * t.stride + i);
     }
@@ -346,7 +346,7 @@ void log_cpb_backward(const Bias<T>& bias, const Tile& t, const T* ds, const Bia
       for (std::int64_t c = 0; c < bias.hidden; ++c) {
         const auto unit = hidden_unit(d, bias, c, fy, fx);
         const auto dunit = hn::IfThenElseZero(hn::Gt(unit, hn::Zero(d)), hn::Mul(g, hn::Set(d, w2[c])));
-        add(4 * c, hn::Mul(g, hn::Max(unit, hn::Zero(d))));
+        add(4 * c, hn::Mul(g, at_least(d, unit, hn::Zero(d))));
         add(4 * c + 1, dunit);
         add(4 * c + 2, hn::Mul(dunit, fy));
         add(4 * c + 3, hn::Mul(dunit, fx));

@@ -409,6 +409,12 @@ TEST(DAttention, OffsetsThatAreNoNumbersShow) {
   }
 }
 
+TEST(DAttention, ParametersOfTheLogBiasThatAreNoNumbersShow) {
+  DAttentionInputs in = make_inputs({1, 4, 4, 4, 4, 4, 1, 1, BiasKind::log_cpb});
+  in.b1.data<double>()[5] = NAN;
+  on_every_instruction_set([&] { EXPECT_TRUE(std::isnan(run_fused(in, normal(in.q.shape(), 20)).y.at(0))); });
+}
+
 TEST(DAttention, OneChannelIsEnough) {
   Random random(1, Purpose::test);
   DAttention one({.channel = 1, .q_h = 4, .q_w = 4, .n_heads = 1, .n_groups = 1}, random);

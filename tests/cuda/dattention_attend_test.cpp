@@ -2,6 +2,8 @@
 // at head sizes, maps and batches that take every path of the kernels.
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "cuda/enable.h"
 #include "layers/dattention_kernels.h"
 #include "order.h"
@@ -108,6 +110,16 @@ TEST_P(CudaAttend, SameBitsInAnotherOrder) {
   const auto a = first.results(), b = second.results();
   for (std::size_t i = 0; i < a.size(); ++i) {
     EXPECT_TRUE(same_bits(a[i].second.to(Device::cpu), b[i].second.to(Device::cpu))) << a[i].first;
+  }
+}
+
+TEST(CudaAttendLogBias, ShowsParametersThatAreNoNumbers) {
+  cuda::enable();
+  Attend there({"", 1, 3, 3, 2, 2, 1, 4, 1, BiasKind::log_cpb, 0, 0, 5}, Device::cuda, Dtype::float32, Dtype::float32);
+  there.bias.b1.value().slice(3, 4).fill(NAN);
+  there.run();
+  for (const Tensor& result : {there.mix, there.lse, there.dq, there.bias.b1.grad().slice(3, 4)}) {
+    EXPECT_TRUE(std::isnan(result.to(Device::cpu).at(0)));
   }
 }
 
