@@ -204,9 +204,10 @@ static int run_bench(int argc, char** argv) {
       ->check(dattn::one_of(dattn::kPrecisions))
       ->capture_default_str();
   dattn::add_device_option(app, device);
-  app.add_flag("--json", json, "One JSON object a line in place of the table");
-  app.add_flag("--list", list, "Only print the names of the cases");
-  app.add_flag("--profile", profile, "Time nothing; a profiler that waits for the program sees one step of each case")
+  dattn::add_flag(app, "--json", json, "One JSON object a line in place of the table");
+  dattn::add_flag(app, "--list", list, "Only print the names of the cases");
+  dattn::add_flag(app, "--profile", profile,
+                  "Time nothing; a profiler that waits for the program sees one step of each case")
       ->excludes("--json", "--list", "--rounds");
   try {
     app.parse(argc, argv);

@@ -206,9 +206,10 @@ TEST_F(TrainProgram, RefusesWhatCannotBe) {
       {"--attention-stride 8", 2, "8 is larger than the smallest map with attention, 7 x 7"},
       {"--out ''", 2, "--out: expected a path, got nothing"},
       {"--config ''", 2, "--config: expected a path, got nothing"},
-      {"--config /proc/self/mem", 2, "--config: the file cannot be read"},
-      {"--config /dev/zero", 2, "--config: expected a file of at most 1 MiB"},
+      {"--config /proc/self/mem", 2, "--config /proc/self/mem: the file cannot be read"},
+      {"--config /dev/zero", 2, "--config /dev/zero: expected a file of at most 1 MiB"},
       {"--resume", 2, "--out"},
+      {"--ema=5", 2, "--ema: expected yes or no, got 5"},
       {"--out " + out("none") + " --resume", 1, "nothing to resume"},
       {command("x", fmt::format("--batch-size {}", 3 * kBatch + 1)), 1,
        fmt::format("{} images a step, but only {}", 3 * kBatch + 1, 3 * kBatch)},
@@ -346,9 +347,12 @@ TEST_F(TrainProgram, RefusesAConfigFileOfOtherOptionsOrValues) {
   const struct {
     const char *line, *text;
   } cases[] = {
-      {"nosuch = 1", "nosuch"},
-      {"seed = []", "expected one value for seed, got none"},
-      {"batch-size = 5 6", "expected one value for batch-size, got several"},
+      {"nosuch = 1", "options.ini: expected names of options that --help lists, found nosuch"},
+      {"config = other.ini", "options.ini: expected names of options that --help lists, found config"},
+      {"[train]\nseed = 1", "options.ini: expected lines `name = value`, found a section [train]"},
+      {"seed = []", "options.ini: expected one value for seed, found none"},
+      {"batch-size = 5 6", "options.ini: expected one value for batch-size, found several"},
+      {"ema = 5", "--ema: expected yes or no, got 5"},
       {"attention-maps = [31, 16]", "--attention-maps: expected some of 31, 15, 7 with commas between, got 31,16"}};
   for (const auto& [line, text] : cases) {
     std::ofstream(folder_ / "options.ini") << line << "\n";

@@ -39,6 +39,14 @@ inline CLI::Validator whole_number(std::int64_t least, std::int64_t most) {
   return CLI::Validator(check, fmt::format("[{} - {}]", least, most));
 }
 
+/// An option that is there or not. It may have a value in a file, or behind `=`, where CLI11 takes any number for one.
+inline CLI::Option* add_flag(CLI::App& app, const std::string& name, bool& value, const std::string& description) {
+  static const CLI::IsMember yes_or_no({"true", "false", "yes", "no", "on", "off", "1", "0"});
+  return app.add_flag(name, value, description)->check([](const std::string& text) {
+    return yes_or_no(text).empty() ? std::string() : "expected yes or no, got " + text;
+  });
+}
+
 /// What a program returns after its command line was not one to run: 0 after --help, 2 for wrong usage.
 inline int exit_after(const CLI::App& app, const CLI::ParseError& error) { return app.exit(error) == 0 ? 0 : 2; }
 

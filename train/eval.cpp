@@ -103,8 +103,8 @@ int main(int argc, char** argv) {
         ->check(dattn::one_of(dattn::kPrecisions));
     dattn::add_device_option(app, options.device);
     dattn::add_threads_option(app, options.threads);
-    app.add_flag("--tta", options.tta, "Test-time augmentation as well: mirrored and shifted views averaged");
-    app.add_flag("--json", options.json, "One JSON object in place of tables");
+    dattn::add_flag(app, "--tta", options.tta, "Test-time augmentation as well: mirrored and shifted views averaged");
+    dattn::add_flag(app, "--json", options.json, "One JSON object in place of tables");
     try {
       app.parse(argc, argv);
     } catch (const CLI::ParseError& e) {

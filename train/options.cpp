@@ -101,25 +101,36 @@ namespace {
 // Reads --config. Every option has one value there; the maps' sides may also be written as a list.
 class OneValueConfig : public CLI::ConfigBase {
  public:
+  explicit OneValueConfig(const CLI::App& app) : app_(app) {}
+
   std::vector<CLI::ConfigItem> from_config(std::istream& file) const override {
     std::string text(kMostBytes + 1, '\0');
     file.read(text.data(), static_cast<std::streamsize>(text.size()));
     text.resize(static_cast<std::size_t>(file.gcount()));
-    if (file.bad()) throw CLI::ValidationError("--config", "the file cannot be read");
-    if (text.size() > kMostBytes) throw CLI::ValidationError("--config", "expected a file of at most 1 MiB");
+    expect(!file.bad(), "the file cannot be read");
+    expect(text.size() <= kMostBytes, "expected a file of at most 1 MiB");
     std::istringstream lines(text);
     std::vector<CLI::ConfigItem> read = ConfigBase::from_config(lines);
     for (CLI::ConfigItem& item : read) {
+      expect(item.parents.empty(),
+             fmt::format("expected lines `name = value`, found a section [{}]", fmt::join(item.parents, ".")));
+      expect(item.name != "config" && app_.get_option_no_throw("--" + item.name),
+             "expected names of options that --help lists, found " + item.name);
       if (item.name == "attention-maps") item.inputs = {fmt::format("{}", fmt::join(item.inputs, ","))};
-      if (item.inputs.size() != 1)
-        throw CLI::ValidationError("--config", fmt::format("expected one value for {}, got {}", item.fullname(),
-                                                           item.inputs.empty() ? "none" : "several"));
+      expect(item.inputs.size() == 1,
+             fmt::format("expected one value for {}, found {}", item.name, item.inputs.empty() ? "none" : "several"));
     }
     return read;
   }
 
  private:
   static constexpr std::size_t kMostBytes = 1 << 20;
+
+  void expect(bool ok, const std::string& why) const {
+    if (!ok) throw CLI::ValidationError("--config " + app_.get_option("--config")->as<std::string>(), why);
+  }
+
+  const CLI::App& app_;
 };
 
 // "31,15" as the sides of maps, from large to small. Error where there are no such maps.
@@ -202,7 +213,7 @@ void add_recipe_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--holdout", o.holdout, "Training images kept aside to choose best.safetensors by")
       ->transform(whole_number(0, std::int64_t{1} << 40))
       ->capture_default_str();
-  app.add_flag("--ema", o.ema, "Keep a moving average of the weights, and evaluate it");
+  add_flag(app, "--ema", o.ema, "Keep a moving average of the weights, and evaluate it");
   app.add_option("--precision", o.precision,
                  "Type of activations; weights and sums are float32 [the fastest that holds the accuracy]")
       ->check(one_of(kPrecisions));
@@ -211,7 +222,7 @@ void add_recipe_options(CLI::App& app, TrainOptions& o) {
 // Where, in which steps, and what is written.
 void add_run_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--out", o.out, "Folder for checkpoints and metrics [runs/<next number>]")->check(not_empty());
-  app.add_flag("--resume", o.resume, "Go on from last.safetensors in --out");
+  add_flag(app, "--resume", o.resume, "Go on from last.safetensors in --out");
   add_device_option(app, o.device);
   add_threads_option(app, o.threads);
   app.add_option("--max-steps", o.max_steps, "Stop early after so many steps; the schedule stays that of --epochs")
@@ -221,9 +232,9 @@ void add_run_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--eval-every", o.eval_every, "Epochs between evaluations on the test images; the last always is one")
       ->transform(whole_number(1, kMostSteps))
       ->capture_default_str();
-  app.add_flag("--warm-up", o.warm_up, "First run three steps of a copy, so that none of what is timed is the first");
+  add_flag(app, "--warm-up", o.warm_up, "First run three steps of a copy, so that none of what is timed is the first");
   app.set_config("--config", "", "File with options as lines `name = value`")->check(not_empty());
-  app.config_formatter(std::make_shared<OneValueConfig>());
+  app.config_formatter(std::make_shared<OneValueConfig>(app));
   app.allow_config_extras(CLI::config_extras_mode::error);
 }
 
