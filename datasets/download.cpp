@@ -35,10 +35,13 @@ File open_file(const fs::path& path, const char* mode) {
   return file;
 }
 
-/// Holds the only lock on a file while it lives; waits for it.
+/// Holds the only lock on a file while it lives; calls `before_waiting` where another process has it.
 class FileLock {
  public:
-  explicit FileLock(const fs::path& path) : file_(::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644)) {
+  FileLock(const fs::path& path, const std::function<void()>& before_waiting)
+      : file_(::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644)) {
+    if (file_.ok() && ::flock(file_.get(), LOCK_EX | LOCK_NB) == 0) return;
+    if (file_.ok() && errno == EWOULDBLOCK) before_waiting();
     check(file_.ok() && ::flock(file_.get(), LOCK_EX) == 0, "{}: cannot be locked: {}", path.string(), system_error());
   }
 
@@ -175,7 +178,10 @@ fs::path fetch(const Archive& archive, const fs::path& cache, const Report& repo
   if (fs::is_directory(folder)) return folder;
   try {
     fs::create_directories(cache);
-    const FileLock lock(cache / (archive.folder + ".lock"));
+    const fs::path lock_file = cache / (archive.folder + ".lock");
+    const FileLock lock(lock_file, [&] {
+      if (report) report(fmt::format("{}: waiting for the process that holds {}", archive.name, lock_file.string()));
+    });
     if (fs::is_directory(folder)) return folder;  // another process was faster
 
     const fs::path by_hand = cache / fs::path(archive.url).filename();

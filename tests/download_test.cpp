@@ -4,8 +4,10 @@
 
 #include <archive.h>
 #include <archive_entry.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <openssl/evp.h>
+#include <sys/file.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -13,6 +15,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "core/whole_file.h"
 #include "data_files.h"
 #include "datasets/cifar.h"
 #include "error_text.h"
@@ -124,6 +127,21 @@ TEST(Download, SeveralAtOnceDoNotDisturbEachOther) {
   for (auto& thread : threads) thread.join();
   for (const auto& error : errors) EXPECT_EQ(error, "no error");
   EXPECT_EQ(load_cifar(CifarKind::cifar10, folder / "cache/cifar-10-batches-bin").train.count(), 10);
+}
+
+TEST(Download, SaysThatItWaitsForAnother) {
+  DataFolder folder;
+  const Archive archive = publish(folder, small_cifar());
+  const std::string lock = folder / "cache/cifar-10-batches-bin.lock";
+  folder.write("cache/cifar-10-batches-bin.lock", {});
+  Descriptor held(::open(lock.c_str(), O_RDWR));
+  ASSERT_EQ(::flock(held.get(), LOCK_EX), 0);
+  std::vector<std::string> told;
+  fetch(archive, folder / "cache", [&](const std::string& text) {
+    told.push_back(text);
+    ::flock(held.get(), LOCK_UN);
+  });
+  EXPECT_EQ(told.front(), "small: waiting for the process that holds " + lock);
 }
 
 TEST(Download, SaysWhatToDoWhereItFails) {
