@@ -43,21 +43,31 @@ template <int kRowsHere, typename S, typename T>
 HWY_INLINE void add_dots(bool add, std::int64_t n, const S* const* x, const T* const* w, DotSums<T>* const* sums) {
   const Wide<T> d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const std::int64_t rest = n % lanes, whole = n - rest;
+  // The rest comes first and leaves its sums in memory: were it to add to the block below, the compiler would keep that
+  // in memory as well.
+  for (int r = 0; rest > 0 && r < kRowsHere; ++r) {
+    const auto row = load_first(d, rest, x[r] + whole);
+    for (int o = 0; o < kDotOutputs; ++o) {
+      T* sum = sums[r]->lanes + o * lanes;
+      const auto product = hn::Mul(row, load_first(d, rest, w[o] + whole));
+      hn::StoreU(add ? hn::Add(hn::LoadU(d, sum), product) : product, d, sum);
+    }
+  }
+  add = add || rest > 0;
+
   hn::Vec<Wide<T>> sum[kRowsHere][kDotOutputs];
   for (int r = 0; r < kRowsHere; ++r) {
     for (int o = 0; o < kDotOutputs; ++o) sum[r][o] = add ? hn::LoadU(d, sums[r]->lanes + o * lanes) : hn::Zero(d);
   }
-  const auto step = [&](auto&& loaded) HWY_ATTR {
+  for (std::int64_t i = 0; i < whole; i += lanes) {
     hn::Vec<Wide<T>> row[kRowsHere];
-    for (int r = 0; r < kRowsHere; ++r) row[r] = loaded(x[r]);
+    for (int r = 0; r < kRowsHere; ++r) row[r] = load(d, x[r] + i);
     for (int o = 0; o < kDotOutputs; ++o) {
-      const auto factor = loaded(w[o]);
+      const auto factor = load(d, w[o] + i);
       for (int r = 0; r < kRowsHere; ++r) sum[r][o] = hn::MulAdd(row[r], factor, sum[r][o]);
     }
-  };
-  std::int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) step([&](const auto* p) HWY_ATTR { return load(d, p + i); });
-  if (i < n) step([&](const auto* p) HWY_ATTR { return load_first(d, n - i, p + i); });
+  }
   for (int r = 0; r < kRowsHere; ++r) {
     for (int o = 0; o < kDotOutputs; ++o) hn::StoreU(sum[r][o], d, sums[r]->lanes + o * lanes);
   }
@@ -68,13 +78,15 @@ template <typename S, typename T, typename F>
 HWY_INLINE void add_row_dots(bool add, std::int64_t rows, std::int64_t n, const T* const* w, F&& row) {
   const S* x[kDotRows];
   DotSums<T>* sums[kDotRows];
-  for (std::int64_t i = 0; i < rows; i += kDotRows) {
-    const std::int64_t here = std::min<std::int64_t>(kDotRows, rows - i);
-    for (std::int64_t r = 0; r < here; ++r) row(i + r, x[r], sums[r]);
-    if (here == 3) add_dots<3>(add, n, x, w, sums);
-    if (here == 2) add_dots<2>(add, n, x, w, sums);
-    if (here == 1) add_dots<1>(add, n, x, w, sums);
+  std::int64_t i = 0;
+  for (; i + kDotRows <= rows; i += kDotRows) {
+    for (std::int64_t r = 0; r < kDotRows; ++r) row(i + r, x[r], sums[r]);
+    add_dots<kDotRows>(add, n, x, w, sums);
   }
+  static_assert(kDotRows == 3);
+  for (std::int64_t r = 0; r < rows - i; ++r) row(i + r, x[r], sums[r]);
+  if (rows - i == 2) add_dots<2>(add, n, x, w, sums);
+  if (rows - i == 1) add_dots<1>(add, n, x, w, sums);
 }
 
 #if HWY_TARGET != HWY_SCALAR

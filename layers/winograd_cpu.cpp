@@ -117,7 +117,8 @@ class Winograd {
     V u[kIn][kIn];
     transform<FilterTransform>(d, taps, u);
     float* to = panel + source * columns_ + target;
-    for (int i = 0; i < kPlaces; ++i) hn::StoreU(u[i / kIn][i % kIn], d, to + i * place_size());
+    const std::int64_t step = place_size();  // read once: a store might be to what it is made of
+    for_square<kIn>(kIn, kIn, [&](int i, int j) HWY_ATTR { hn::StoreU(u[i][j], d, to + (i * kIn + j) * step); });
   }
 
   void pack_panels(float* filters) const {
