@@ -114,11 +114,11 @@ class Winograd {
   template <class D, class V = hn::Vec<D>>
   HWY_INLINE void store_places(D d, const V (&taps)[kTaps][kTaps], std::int64_t target, std::int64_t source,
                                float* panel) const {
-    V u[kIn][kIn];
-    transform<FilterTransform>(d, taps, u);
     float* to = panel + source * columns_ + target;
     const std::int64_t step = place_size();  // read once: a store might be to what it is made of
-    for_square<kIn>(kIn, kIn, [&](int i, int j) HWY_ATTR { hn::StoreU(u[i][j], d, to + (i * kIn + j) * step); });
+    transform<FilterTransform>(
+        d, [&](int i, int j) HWY_ATTR { return taps[i][j]; },
+        [=](int i, int j, V v) HWY_ATTR { hn::StoreU(v, d, to + (i * kIn + j) * step); });
   }
 
   void pack_panels(float* filters) const {
@@ -192,20 +192,20 @@ class Winograd {
     Scratch<typename Target::Element> nowhere(static_cast<std::size_t>(target_.C));
     last = std::min(last, target_.C);
     const Cut cut = block.cut;
+    const std::int64_t place = places.place;
     auto next = target_.locate(cut, block.begin, nowhere.data());
     for (std::int64_t t = block.begin; t < block.end; ++t, m += places.row) {
       const auto pixels = next;
       if (t + 1 < block.end) next = target_.locate(cut, t + 1, nowhere.data());
       for_channels(Wide<float>(), first, last, [&](auto d, std::int64_t c) HWY_ATTR {
         Target::template ask_for<Access::write>(next, c);
-        hn::Vec<decltype(d)> x[kIn][kIn], y[kOut][kOut];
-        for_square<kIn>(cut.height + 2, cut.width + 2, [&](int i, int j) HWY_ATTR {
-          x[i][j] = hn::LoadU(d, m + (i * kIn + j) * places.place + c - first);
-        });
-        transform<OutputTransform>(d, cut, x, y);
+        const float* from = m + c - first;
         const auto start = hn::LoadU(d, start_.data() + c);
-        for_square<kOut>(cut.height, cut.width, [&](int i, int j) HWY_ATTR { y[i][j] = hn::Add(y[i][j], start); });
-        Target::store_square(d, cut, y, pixels, c);
+        Target::store_square(d, cut, pixels, c, [&](auto put) HWY_ATTR {
+          transform<OutputTransform>(
+              d, cut, [=](int i, int j) HWY_ATTR { return hn::LoadU(d, from + (i * kIn + j) * place); },
+              [&](int i, int j, auto v) HWY_ATTR { put(i, j, hn::Add(v, start)); });
+        });
       });
     }
   }

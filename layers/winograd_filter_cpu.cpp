@@ -85,14 +85,14 @@ class WinogradFilter {
     parallel_for(dy_.C, block_columns<float>(), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
       for (std::int64_t c = 0; c < x_.C; ++c) {
         for_channels(Wide<float>(), begin, end, [&](auto d, std::int64_t out) HWY_ATTR {
-          hn::Vec<decltype(d)> u[kIn][kIn], w[kTaps][kTaps];
-          for (int i = 0; i < kPlaces; ++i) {
-            const float* part = sums.part(0) + (i * x_.C + c) * row_ + out;
+          hn::Vec<decltype(d)> w[kTaps][kTaps];
+          const auto sum_of_place = [&](int i, int j) HWY_ATTR {
+            const float* part = sums.part(0) + ((i * kIn + j) * x_.C + c) * row_ + out;
             auto sum = hn::LoadU(d, part);
             for (std::int64_t p = 1; p < sums.parts(); ++p) sum = hn::Add(sum, hn::LoadU(d, part + p * sums.size()));
-            u[i / kIn][i % kIn] = sum;
-          }
-          transform<FilterGradientTransform>(d, u, w);
+            return sum;
+          };
+          transform<FilterGradientTransform>(d, sum_of_place, [&](int i, int j, auto v) HWY_ATTR { w[i][j] = v; });
           HWY_ALIGN float values[HWY_MAX_BYTES / sizeof(float)];
           for (int k = 0; k < kTaps * kTaps; ++k) {
             hn::Store(w[k / kTaps][k % kTaps], d, values);

@@ -60,16 +60,15 @@ struct Squares {
       for (int j = kMore; j < kSide; ++j) prefetch_line<kAccess>(pixels.at[i][j] + c);
     }
   }
-  // Channels [c, c + lanes) of a square.
-  template <class D, class V = hn::Vec<D>>
-  static HWY_INLINE void load_square(D d, const Cut& cut, const Pixels& pixels, std::int64_t c, V (&x)[kSide][kSide]) {
-    for_square<kSide>(cut.height + kMore, cut.width + kMore,
-                      [&](int i, int j) HWY_ATTR { x[i][j] = load(d, pixels.at[i][j] + c); });
+  // Channels [c, c + lanes) of a square: calls use(at), where at(i, j) loads a pixel.
+  template <class D, class F>
+  static HWY_INLINE void load_square(D d, const Cut&, const Pixels& pixels, std::int64_t c, F&& use) {
+    use([&](int i, int j) HWY_ATTR { return load(d, pixels.at[i][j] + c); });
   }
-  template <class D, class V = hn::Vec<D>>
-  static HWY_INLINE void store_square(D d, const Cut& cut, const V (&y)[kSide][kSide], const Pixels& pixels,
-                                      std::int64_t c) {
-    for_square<kSide>(cut.height, cut.width, [&](int i, int j) HWY_ATTR { store(y[i][j], d, pixels.at[i][j] + c); });
+  // Calls make(put), where put(i, j, v) stores a pixel.
+  template <class D, class F>
+  static HWY_INLINE void store_square(D d, const Cut&, const Pixels& pixels, std::int64_t c, F&& make) {
+    make([&](int i, int j, hn::Vec<D> v) HWY_ATTR { store(v, d, pixels.at[i][j] + c); });
   }
 };
 
@@ -125,27 +124,28 @@ struct PooledSquares {
     }
   }
 
-  template <class D, class V = hn::Vec<D>>
-  static HWY_INLINE void load_square(D d, const Cut& cut, const Pixels& pixels, std::int64_t c, V (&x)[kSide][kSide]) {
+  template <class D, class F>
+  static HWY_INLINE void load_square(D d, const Cut& cut, const Pixels& pixels, std::int64_t c, F&& use) {
     const hn::RebindToUnsigned<D> du;
-    const int height = cut.height + kMore, width = cut.width + kMore;
-    V value[kWindows][kWindows];
+    hn::Vec<D> value[kWindows][kWindows];
     hn::Vec<decltype(du)> place[kWindows][kWindows];
-    for_square<kWindows>(window(height - 1) + 1, window(width - 1) + 1, [&](int i, int j) HWY_ATTR {
-      value[i][j] = load(d, pixels.at[i][j] + c);
-      place[i][j] = load_taps(d, pixels.tap[i][j] + c);
-    });
-    for_square<kSide>(height, width, [&](int i, int j) HWY_ATTR {
+    for_square<kWindows>(window(cut.height + kMore - 1) + 1, window(cut.width + kMore - 1) + 1,
+                         [&](int i, int j) HWY_ATTR {
+                           value[i][j] = load(d, pixels.at[i][j] + c);
+                           place[i][j] = load_taps(d, pixels.tap[i][j] + c);
+                         });
+    use([&](int i, int j) HWY_ATTR {
       const auto here = hn::Eq(place[window(i)][window(j)], hn::Set(du, static_cast<std::uint32_t>(tap(i, j))));
-      x[i][j] = hn::IfThenElseZero(hn::RebindMask(d, here), value[window(i)][window(j)]);
+      return hn::IfThenElseZero(hn::RebindMask(d, here), value[window(i)][window(j)]);
     });
   }
 
-  template <class D, class V = hn::Vec<D>>
-  static HWY_INLINE void store_square(D d, const Cut& cut, const V (&y)[kSide][kSide], const Pixels& pixels,
-                                      std::int64_t c) {
+  template <class D, class F, class V = hn::Vec<D>>
+  static HWY_INLINE void store_square(D d, const Cut& cut, const Pixels& pixels, std::int64_t c, F&& make) {
     static_assert(kFirst == 0 && kSide % 2 == 0);
     const hn::RebindToUnsigned<D> du;
+    V y[kSide][kSide];
+    make([&](int i, int j, V v) HWY_ATTR { y[i][j] = v; });
     for_square<kWindows>(cut.height / 2, cut.width / 2, [&](int i, int j) HWY_ATTR {
       V best = y[2 * i][2 * j];
       auto place = hn::Zero(du);
@@ -177,17 +177,17 @@ template <class M, class From>
 void transform_squares(const From& from, const Block& block, typename From::Element* zeros, const Places& places,
                        float* to) {
   const Cut cut = block.cut;
+  const std::int64_t place = places.place;
   auto next = from.locate(cut, block.begin, zeros);
   for (std::int64_t t = block.begin; t < block.end; ++t, to += places.row) {
     const auto pixels = next;
     if (t + 1 < block.end) next = from.locate(cut, t + 1, zeros);
     for_channels(Wide<float>(), 0, from.C, [&](auto d, std::int64_t c) HWY_ATTR {
       From::template ask_for<Access::read>(next, c);
-      hn::Vec<decltype(d)> x[M::kFrom][M::kFrom], y[M::kTo][M::kTo];
-      From::load_square(d, cut, pixels, c, x);
-      transform<M>(d, cut, x, y);
-      for_square<kIn>(cut.height + 2, cut.width + 2,
-                      [&](int i, int j) HWY_ATTR { hn::StoreU(y[i][j], d, to + (i * kIn + j) * places.place + c); });
+      From::load_square(d, cut, pixels, c, [&](auto at) HWY_ATTR {
+        transform<M>(d, cut, at,
+                     [=](int i, int j, auto v) HWY_ATTR { hn::StoreU(v, d, to + (i * kIn + j) * place + c); });
+      });
     });
   }
 }

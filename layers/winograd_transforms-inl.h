@@ -203,19 +203,28 @@ struct FilterGradientTransform {
   }
 };
 
+// x comes from at(i, j) and goes to put(i, j, v) number by number: only what is between the two, M x, is ever in
+// arrays, which with 36 vectors are memory.
+
 /// M x M' of a filter x: columns first, then rows.
-template <class M, class D, class V = hn::Vec<D>>
-HWY_INLINE void transform(D d, const V (&x)[M::kFrom][M::kFrom], V (&y)[M::kTo][M::kTo]) {
-  V half[M::kFrom][M::kTo];  // half[j]: column j of M x
+template <class M, class D, class At, class Put>
+HWY_INLINE void transform(D d, At&& at, Put&& put) {
+  hn::Vec<D> half[M::kFrom][M::kTo];  // half[j]: column j of M x
+#pragma GCC unroll 6
   for (int j = 0; j < M::kFrom; ++j) {
-    V column[M::kFrom];
-    for (int i = 0; i < M::kFrom; ++i) column[i] = x[i][j];
+    hn::Vec<D> column[M::kFrom];
+#pragma GCC unroll 6
+    for (int i = 0; i < M::kFrom; ++i) column[i] = at(i, j);
     M::apply(d, column, half[j]);
   }
+#pragma GCC unroll 6
   for (int i = 0; i < M::kTo; ++i) {
-    V row[M::kFrom];
+    hn::Vec<D> row[M::kFrom], y[M::kTo];
+#pragma GCC unroll 6
     for (int j = 0; j < M::kFrom; ++j) row[j] = half[j][i];
-    M::apply(d, row, y[i]);
+    M::apply(d, row, y);
+#pragma GCC unroll 6
+    for (int j = 0; j < M::kTo; ++j) put(i, j, y[j]);
   }
 }
 
@@ -228,15 +237,15 @@ HWY_INLINE void with_outputs(int n, F&& f) {
 }
 
 /// M x M' of a square of a cut. All loops are unrolled, up to where a smaller square ends.
-template <class M, class D, class V = hn::Vec<D>>
-HWY_INLINE void transform(D d, const Cut& cut, const V (&x)[M::kFrom][M::kFrom], V (&y)[M::kTo][M::kTo]) {
-  V half[M::kFrom][M::kTo];
+template <class M, class D, class At, class Put>
+HWY_INLINE void transform(D d, const Cut& cut, At&& at, Put&& put) {
+  hn::Vec<D> half[M::kFrom][M::kTo];
   with_outputs(cut.height, [&](auto n) HWY_ATTR {
 #pragma GCC unroll 6
     for (int j = 0; j < M::kFrom; ++j) {
       if (j == M::from(cut.width)) break;
-      V column[M::from(n)];
-      for (int i = 0; i < M::from(n); ++i) column[i] = x[i][j];
+      hn::Vec<D> column[M::from(n)];
+      for (int i = 0; i < M::from(n); ++i) column[i] = at(i, j);
       M::template apply<n>(d, column, half[j]);
     }
   });
@@ -244,9 +253,10 @@ HWY_INLINE void transform(D d, const Cut& cut, const V (&x)[M::kFrom][M::kFrom],
 #pragma GCC unroll 6
     for (int i = 0; i < M::kTo; ++i) {
       if (i == M::to(cut.height)) break;
-      V row[M::from(n)];
+      hn::Vec<D> row[M::from(n)], y[M::to(n)];
       for (int j = 0; j < M::from(n); ++j) row[j] = half[j][i];
-      M::template apply<n>(d, row, y[i]);
+      M::template apply<n>(d, row, y);
+      for (int j = 0; j < M::to(n); ++j) put(i, j, y[j]);
     }
   });
 }
