@@ -42,9 +42,12 @@ class FileLock {
  public:
   FileLock(const fs::path& path, const std::function<void()>& before_waiting)
       : file_(::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644)) {
-    if (file_.ok() && ::flock(file_.get(), LOCK_EX | LOCK_NB) == 0) return;
-    if (file_.ok() && errno == EWOULDBLOCK) before_waiting();
-    check(file_.ok() && ::flock(file_.get(), LOCK_EX) == 0, "{}: cannot be locked: {}", path.string(), system_error());
+    bool held = file_.ok() && ::flock(file_.get(), LOCK_EX | LOCK_NB) == 0;
+    if (!held && errno == EWOULDBLOCK) {
+      before_waiting();
+      held = ::flock(file_.get(), LOCK_EX) == 0;
+    }
+    check(held, "{}: cannot be locked: {}", path.string(), system_error());
   }
 
  private:

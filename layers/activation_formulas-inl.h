@@ -36,7 +36,7 @@ HWY_INLINE V Sigmoid(D d, V x) {
 struct ReluFormula {
   template <class D, class V>
   static HWY_INLINE V value(D d, V x) {
-    return hn::IfThenZeroElse(hn::Lt(x, hn::Zero(d)), x);
+    return at_least(d, x, hn::Zero(d));
   }
   template <class D, class V>
   static HWY_INLINE V slope(D d, V y) {

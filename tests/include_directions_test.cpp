@@ -1,7 +1,6 @@
 // Modules know only the modules that docs/design.md lets them know: reads the #include lines of the whole tree.
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <fstream>
 #include <map>
 #include <regex>
@@ -9,6 +8,8 @@
 #include <sstream>
 #include <string>
 #include <vector>
+
+#include "source_files.h"
 
 namespace dattn {
 namespace {
@@ -56,13 +57,9 @@ std::vector<std::string> wrong_arrows(const std::string& module, const std::stri
 TEST(IncludeDirections, HoldInTheTree) {
   int files = 0;
   for (const auto& [module, allowed] : allowed_modules()) {
-    const std::filesystem::path folder = std::filesystem::path(DATTN_SOURCE_DIR) / module;
-    if (!std::filesystem::exists(folder)) continue;
-    for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
-      static const Modules code{".h", ".cpp", ".cu", ".cuh"};
-      if (!code.contains(entry.path().extension().string())) continue;
-      std::ifstream text(entry.path());
-      for (const auto& message : wrong_arrows(module, entry.path().string(), text)) ADD_FAILURE() << message;
+    for (const auto& file : test::source_files(module)) {
+      std::ifstream text(file);
+      for (const auto& message : wrong_arrows(module, file.string(), text)) ADD_FAILURE() << message;
       ++files;
     }
   }

@@ -2,12 +2,13 @@
 // linker, which takes the first that it meets and says nothing.
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <fstream>
 #include <map>
 #include <regex>
 #include <set>
 #include <string>
+
+#include "source_files.h"
 
 namespace dattn {
 namespace {
@@ -30,11 +31,9 @@ std::set<std::string> types_in(std::istream& text) {
 TEST(KernelFiles, HaveNoTypesOfOneName) {
   std::map<std::string, std::string> files;  // by type
   for (const char* module : {"core", "layers", "optim"}) {
-    for (const auto& entry :
-         std::filesystem::recursive_directory_iterator(std::filesystem::path(DATTN_SOURCE_DIR) / module)) {
-      const std::string name = entry.path().filename().string();
-      if (!name.ends_with(".cpp") && !name.ends_with(".h")) continue;
-      std::ifstream text(entry.path());
+    for (const auto& file : test::source_files(module)) {
+      const std::string name = file.filename().string();
+      std::ifstream text(file);
       for (const std::string& type : types_in(text)) {
         const auto [place, is_new] = files.emplace(type, name);
         EXPECT_TRUE(is_new) << type << " is in " << place->second << " and in " << name;

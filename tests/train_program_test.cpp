@@ -348,6 +348,7 @@ TEST_F(TrainProgram, RefusesAConfigFileOfOtherOptionsOrValues) {
     const char *line, *text;
   } cases[] = {
       {"nosuch = 1", "options.ini: expected names of options that --help lists, found nosuch"},
+      {"help = true", "options.ini: expected names of options that --help lists, found help"},
       {"config = other.ini", "options.ini: expected names of options that --help lists, found config"},
       {"[train]\nseed = 1", "options.ini: expected lines `name = value`, found a section [train]"},
       {"seed = []", "options.ini: expected one value for seed, found none"},
